@@ -1,0 +1,1 @@
+"""The bridge to PyTorch: released names and layouts, and diffusers folders."""

@@ -1,0 +1,96 @@
+"""The light codec: images to 16-channel latents at 1/8 resolution, and back, without weights.
+
+An orthonormal 8×8 block transform (DCT-II) in an orthonormal luma/chroma space that keeps the 16
+most useful coefficients of 192: ten of luma, three of each chroma. It has the latent shape of
+Stable Diffusion 3's autoencoder, so everything downstream is the same. numpy only: it runs in the
+input pipeline. Decoding is exact up to the dropped coefficients.
+"""
+
+import numpy as np
+
+BLOCK = 8
+CHANNELS = 16
+
+# Rows: luma, red-blue, green-magenta. Orthonormal, so that noise stays white.
+_COLOUR = np.array(
+    [
+        [3**-0.5, 3**-0.5, 3**-0.5],
+        [2**-0.5, 0.0, -(2**-0.5)],
+        [6**-0.5, -2 * 6**-0.5, 6**-0.5],
+    ]
+)
+# (colour row, vertical frequency, horizontal frequency) of each channel, low frequencies first.
+_KEPT = tuple(
+    [(0, v, s - v) for s in range(4) for v in range(s + 1)]
+    + [(c, v, s - v) for c in (1, 2) for s in range(2) for v in range(s + 1)]
+)
+# Mean and standard deviation of each coefficient over renderings of the embedded world in every
+# task's frames, for images in -1..1 (benchmarks/codec.py measures them; rounded).
+_MEAN = np.array([-2.0] + [0.0] * 15)
+_STD = np.array(
+    [7.0, 1.9, 1.9, 1.0, 0.7, 1.0, 0.65, 0.5, 0.5, 0.65, 2.4, 0.55, 0.55, 2.0, 0.5, 0.5]
+)
+
+
+def _basis() -> np.ndarray:
+    n = np.arange(BLOCK)
+    dct = np.sqrt(2 / BLOCK) * np.cos(np.pi * (n[None] + 0.5) * n[:, None] / BLOCK)
+    dct[0] /= np.sqrt(2)
+    rows = [np.einsum("y,x,c->yxc", dct[v], dct[h], _COLOUR[c]) for c, v, h in _KEPT]
+    return np.stack(rows).reshape(CHANNELS, BLOCK * BLOCK * 3)
+
+
+class LightCodec:
+    """Linear block codec. Attributes `basis` (16, 192), `mean` (16,), `scale` (16,), float32.
+
+    A block is flattened (row, column, rgb). latent = (basis·block − mean)/scale and
+    block = basisᵀ·(latent·scale + mean). `scale` is proportional to the square root of each
+    coefficient's deviation: latents have unit mean square, and low frequencies, which matter more
+    to the eye, keep more of the variance than whitening would leave them.
+    """
+
+    channels = CHANNELS
+    factor = BLOCK
+
+    def __init__(self):
+        self.basis = _basis().astype(np.float32)
+        self.mean = _MEAN.astype(np.float32)
+        self.scale = (np.sqrt(_STD) * np.sqrt(_STD.mean())).astype(np.float32)
+        self._encode = (self.basis / self.scale[:, None]).T.copy()  # (192, 16)
+        self._offset = self.mean / self.scale
+        self._decode = self.basis * self.scale[:, None]  # (16, 192)
+        self._block_mean = self.mean @ self.basis  # (192,)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Images (…, H, W, 3) in −1..1, or uint8 → latents (…, H/8, W/8, 16) float32.
+
+        Raises ValueError when H or W is not a positive multiple of 8.
+        """
+        images = np.asarray(images)
+        *lead, height, width, rgb = images.shape
+        if rgb != 3 or height % BLOCK or width % BLOCK or not height or not width:
+            raise ValueError(f"images {images.shape} must be (…, H, W, 3) with H, W multiples of 8")
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 127.5 - 1.0
+        blocks = images.astype(np.float32, copy=False).reshape(
+            *lead, height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3
+        )
+        blocks = np.moveaxis(blocks, -4, -3).reshape(
+            *lead, height // BLOCK, width // BLOCK, BLOCK * BLOCK * 3
+        )
+        return blocks @ self._encode - self._offset
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents (…, h, w, 16) → images (…, 8h, 8w, 3) float32 in −1..1 (clipped)."""
+        latents = np.asarray(latents, np.float32)
+        *lead, h, w, channels = latents.shape
+        if channels != CHANNELS:
+            raise ValueError(f"latents have {channels=}; this codec has {CHANNELS}")
+        blocks = latents @ self._decode + self._block_mean
+        blocks = np.moveaxis(blocks.reshape(*lead, h, w, BLOCK, BLOCK, 3), -4, -3)
+        return np.clip(blocks.reshape(*lead, h * BLOCK, w * BLOCK, 3), -1.0, 1.0)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Images in −1..1 → uint8, rounded to the nearest level."""
+    return np.clip(np.round((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)

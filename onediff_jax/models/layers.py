@@ -1,0 +1,78 @@
+"""The small parts of Next-DiT: norms, feed-forward, adaLN, timestep and text embeddings."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+xavier = nnx.initializers.xavier_uniform()
+_FREQUENCIES = 128  # cosines and as many sines in the timestep embedding
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) in float32, cast back, times weight."""
+
+    def __init__(self, dim: int, *, eps: float):
+        self.eps = eps
+        self.weight = nnx.Param(jnp.ones((dim,)))
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return y.astype(x.dtype) * self.weight[...].astype(x.dtype)
+
+
+class FeedForward(nnx.Module):
+    """w2(silu(w1·x) · w3·x); w2 starts at zero."""
+
+    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        linear = functools.partial(nnx.Linear, use_bias=False, rngs=rngs, dtype=dtype)
+        self.w1 = linear(dim, hidden, kernel_init=xavier)
+        self.w3 = linear(dim, hidden, kernel_init=xavier)
+        self.w2 = linear(hidden, dim, kernel_init=nnx.initializers.zeros)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))
+
+
+class AdaLN(nnx.Module):
+    """SiLU, then a projection to the modulation of one layer."""
+
+    def __init__(self, dim: int, out: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        self.linear = nnx.Linear(dim, out, kernel_init=xavier, rngs=rngs, dtype=dtype)
+
+    def __call__(self, cond: Float[Array, "*b d"]) -> Float[Array, "*b o"]:
+        return self.linear(jax.nn.silu(cond))
+
+
+class TimestepEmbedding(nnx.Module):
+    """[cos, sin] of t·10000^(−i/128), Linear, SiLU, Linear; t in 0..1000; float32 throughout."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(0.02)
+        self.linear1 = nnx.Linear(2 * _FREQUENCIES, dim, kernel_init=init, rngs=rngs)
+        self.linear2 = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
+
+    def __call__(self, timesteps: Float[Array, "*b"]) -> Float[Array, "*b d"]:
+        powers = jnp.arange(_FREQUENCIES, dtype=jnp.float32) / _FREQUENCIES
+        angles = timesteps.astype(jnp.float32)[..., None] * jnp.exp(-math.log(10000.0) * powers)
+        embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return self.linear2(jax.nn.silu(self.linear1(embedding)))
+
+
+class TextPool(nnx.Module):
+    """Mean of the caption's tokens, LayerNorm, Linear; float32."""
+
+    def __init__(self, channels: int, dim: int, *, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(channels, epsilon=1e-6, rngs=rngs)
+        self.linear = nnx.Linear(channels, dim, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(
+        self, text: Float[Array, "*b l d"], mask: Bool[Array, "*b l"]
+    ) -> Float[Array, "*b o"]:
+        weights = mask.astype(jnp.float32)[..., None]
+        pooled = (text.astype(jnp.float32) * weights).sum(-2) / (weights.sum(-2) + 1e-8)
+        return self.linear(self.norm(pooled))
