@@ -1,0 +1,193 @@
+"""Every task of OneDiffusion at once, on the embedded world.
+
+    python -m onediff_jax.main --config=configs/t2i_multitask.py            the preset is chosen
+    python -m onediff_jax.main --config=configs/t2i_multitask.py:tiny       or named
+
+Presets: tiny (2 CPU cores, minutes), base (one GPU), 2b8 (the released shape, a pod), auto (the
+largest that fits the devices found; it says what it picked).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+PRESETS = ("auto", "tiny", "base", "2b8")
+
+
+def get_config(preset: str = "auto") -> ConfigDict:
+    """The complete experiment; every field can be set by --config.section.field=value."""
+    if preset not in PRESETS:
+        raise ValueError(f"unknown {preset=}; choose from {PRESETS}")
+    chosen = _largest_that_fits() if preset == "auto" else preset
+    config = _tiny()
+    if chosen == "base":
+        config.update(_base())
+    elif chosen == "2b8":
+        config.update(_base())
+        config.update(_2b8())
+    config.preset = chosen
+    return config.lock()
+
+
+def _largest_that_fits() -> str:
+    """The preset for the devices found: state is 20 bytes per parameter, split over them."""
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        chosen = "tiny"
+    else:
+        gib = (devices[0].memory_stats() or {}).get("bytes_limit", 0) * len(devices) / 2**30
+        chosen = "2b8" if gib >= 120 else "base" if gib >= 12 else "tiny"
+    print(
+        f"preset auto: {chosen}, for {len(devices)} × {devices[0].device_kind}. "
+        f"Choose another with --config=configs/t2i_multitask.py:NAME, NAME one of {PRESETS[1:]}."
+    )
+    return chosen
+
+
+def _tiny() -> ConfigDict:
+    c = ConfigDict()
+    c.name = "t2i_multitask"
+    c.preset = "tiny"
+    c.seed = 0
+
+    c.model = ConfigDict()
+    c.model.hidden_size = 192  # channels
+    c.model.depth = 4  # layers
+    c.model.num_heads = 4
+    c.model.num_kv_heads = 2
+    c.model.multiple_of = 64  # feed-forward width is rounded up to it
+    c.model.ffn_dim_multiplier = config_dict.placeholder(float)
+    c.model.caption_channels = 64
+    c.model.in_channels = 16
+    c.model.patch_size = 2  # latents per token side
+    c.model.norm_eps = 1e-5
+    c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
+    c.model.dtype = "float32"  # of activations: float32 or bfloat16
+    c.model.remat = "none"  # none, attention, full
+    c.model.unroll = 0  # layers unrolled; 0 = all: faster on CPU, slower to compile
+
+    c.text = ConfigDict()
+    c.text.max_length = 48  # words per prompt
+
+    # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
+    c.rows = (("t2i", 2, 1, 16), ("i2i", 6, 2, 16), ("identity", 1, 3, 16), ("multiview", 1, 6, 16))
+
+    c.data = ConfigDict()
+    c.data.name = "world"
+    c.data.seed = 0
+    c.data.level = "simple"  # simple or rich
+    c.data.scenes = 3000  # per task
+    c.data.aspects = ("1:1",)  # width:height
+    c.data.threads = 1  # readers
+    c.data.prefetch = 16  # batches
+    c.data.tasks = ConfigDict()  # weight within the task's group
+    for name in ("text2image", "faceid", "subject_driven", "multiview"):
+        c.data.tasks[name] = 1.0
+    for name, weight in (
+        ("deblurring", 1.0),
+        ("image_inpainting", 1.0),
+        ("super_resolution", 1.0),
+        ("canny2image", 1.0),
+        ("depth2image", 2.0),
+        ("hed2img", 1.0),
+        ("pose2image", 1.0),
+        ("semanticmap2image", 2.0),
+        ("boundingbox2image", 1.0),
+        ("image_editing", 1.0),
+    ):
+        c.data.tasks[name] = weight
+
+    c.flow = ConfigDict()
+    c.flow.distribution = "logit_normal"  # or uniform
+    c.flow.mean = 0.0
+    c.flow.std = 1.0
+    c.flow.shift = 3.0
+    c.flow.clean_share = 0.5  # of bundles, whose given frames are clean
+    c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+
+    c.train = ConfigDict()
+    c.train.steps = 2000
+    c.train.batch_rows = 8  # per step, all devices together
+    c.train.accumulate = 1  # such batches per step
+    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.max_skipped = 20  # steps in a row without a finite gradient before it stops
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 2e-3  # peak
+    c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine
+    c.optim.warmup_steps = 100
+    c.optim.end_factor = 0.02  # of the peak, at the end
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.99
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.01
+    c.optim.clip_norm = 1.0
+
+    c.ema = ConfigDict()
+    c.ema.max_decay = 0.995
+    c.ema.power = 2 / 3
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 500
+    c.checkpoint.every_minutes = 10.0
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_every = 0  # steps; 0 = none for good
+
+    c.log = ConfigDict()
+    c.log.every_steps = 50
+    c.log.held_out_at = (50,)  # steps
+    c.log.held_out_every = 1000  # steps
+    c.log.held_out_batches = 8
+    c.log.sample_every = 1000  # steps
+    c.log.sample_steps = 20  # Euler steps
+    c.log.sample_rows = 4  # rows sampled together
+    c.log.guidance = 1.0
+
+    c.mesh = ConfigDict()
+    c.mesh.replica = 1
+    c.mesh.fsdp = -1  # −1: the devices left
+    c.mesh.tensor = 1
+    c.mesh.sequence = 1
+    return c
+
+
+def _base() -> dict:
+    """One GPU: 410 M parameters, 256 × 256 pictures."""
+    return {
+        "model": {
+            "hidden_size": 1152,
+            "depth": 16,
+            "num_heads": 16,
+            "num_kv_heads": 4,
+            "multiple_of": 256,
+            "caption_channels": 512,
+            "dtype": "bfloat16",
+            "remat": "attention",
+            "unroll": 1,
+        },
+        "text": {"max_length": 128},
+        "rows": (("t2i", 1, 1, 256), ("i2i", 2, 2, 256), ("identity", 1, 4, 256), ("multiview", 1, 8, 256)),
+        "data": {"level": "rich", "scenes": 20000, "threads": 8, "aspects": ("1:1", "4:3", "3:4")},
+        "train": {"steps": 200000, "batch_rows": 16, "max_skipped": 100},
+        "optim": {"learning_rate": 3e-4, "warmup_steps": 2000, "schedule": "cosine", "b2": 0.95},
+        "ema": {"max_decay": 0.9999},
+        "checkpoint": {"every_steps": 2000, "keep_every": 20000},
+        "log": {"held_out_every": 5000, "sample_every": 5000},
+    }
+
+
+def _2b8() -> dict:
+    """The released shape: 2.8 B parameters, the paper's mixed stage."""
+    return {
+        "model": {
+            "hidden_size": 3840,
+            "num_heads": 32,
+            "num_kv_heads": 8,
+            "caption_channels": 2048,
+        },
+        "text": {"max_length": 300},
+        "rows": (("t2i", 1, 1, 1024), ("i2i", 1, 2, 1024), ("identity", 1, 4, 256), ("multiview", 1, 8, 256)),
+        "train": {"steps": 1000000, "batch_rows": 256},
+        "optim": {"learning_rate": 5e-4, "warmup_steps": 10000},
+        "checkpoint": {"every_steps": 2500, "keep_every": 50000},
+    }

@@ -1,0 +1,1 @@
+"""Data: the procedural world, sources and the pipeline."""

@@ -1,0 +1,40 @@
+"""A bundle is one training example: a task, a prompt and its frames, target first."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from onediff_jax.models.codec import LightCodec
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """One example as pictures.
+
+    Attributes:
+      task: name in tasks.TASKS.
+      prompt: the full prompt, task token included.
+      frames: uint8 (H, W, 3) pictures, or float32 (H/8, W/8, 16) ray maps, which are latents already.
+      truth: what evaluation compares with (depth in world units, masks, cameras …).
+    """
+
+    task: str
+    prompt: str
+    frames: tuple[np.ndarray, ...]
+    truth: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One example as latents: frames of (h, w, 16) float16, ready to be packed into a row."""
+
+    task: str
+    prompt: str
+    frames: tuple[np.ndarray, ...]
+
+
+def encode_bundle(bundle: Bundle, codec: LightCodec) -> Encoded:
+    """Encodes the pictures of a bundle; ray maps pass through."""
+    frames = [codec.encode(f) if f.dtype == np.uint8 else f for f in bundle.frames]
+    return Encoded(bundle.task, bundle.prompt, tuple(f.astype(np.float16) for f in frames))

@@ -1,0 +1,210 @@
+"""The stream of rows: grain datasets of bundles, mixed by weight, packed, batched, resumable."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import grain
+import numpy as np
+
+from onediff_jax.data.bundle import Encoded
+from onediff_jax.data.rows import Placed, RowPacker
+from onediff_jax.models.layout import RowLayout
+from onediff_jax.tasks.definitions import get_task
+
+STREAM_VERSION = 1  # raise it when the same settings start to give other rows
+_ENDLESS = 2**40  # rows; an epoch does not end, bundles repeat
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """What is drawn anew for every bundle of every row.
+
+    Attributes:
+      clean_share: probability that a bundle shows its direction's given frames clean; otherwise
+        every frame has its own noise level, as in the paper.
+      caption_dropout: probability of an empty prompt, for classifier-free guidance.
+    """
+
+    clean_share: float
+    caption_dropout: float
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not 0 <= getattr(self, field.name) <= 1:
+                raise ValueError(f"{field.name}={getattr(self, field.name)} must be in 0..1")
+
+
+class Cached:
+    """A random-access source that keeps what it made, encoded, in memory.
+
+    Rendering costs more than a training step takes for a small model; the dataset is finite, so
+    every later epoch is free. The values are the same with and without it.
+    """
+
+    def __init__(self, source: Sequence[Any], encode: Callable[[Any], Encoded]):
+        self._source, self._encode, self._kept = source, encode, {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> Encoded:
+        index = int(index)
+        found = self._kept.get(index)
+        if found is None:
+            found = self._kept[index] = self._encode(self._source[index])
+        return found
+
+
+class RowSource:
+    """Random access to packed rows: row i takes bundles i·n … i·n + n − 1 of each task group.
+
+    Args:
+      groups: per task group an endless random-access dataset of bundles.
+      packer: puts one bundle per slot into a row.
+      draws: what is drawn per bundle.
+      seed: of those draws.
+      share: (process index, process count, rows per batch): which rows are local.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Any],
+        packer: RowPacker,
+        draws: Draws,
+        seed: int,
+        share: tuple[int, int, int],
+    ):
+        self._groups, self._packer, self._draws, self._seed = groups, packer, draws, seed
+        self._process, self._processes, self._rows = share
+        slots = packer.layout.slots
+        order: dict[str, int] = {}
+        self._places = []  # per slot: its group and its number within the group
+        for slot in slots:
+            self._places.append((slot.group, order.get(slot.group, 0)))
+            order[slot.group] = order.get(slot.group, 0) + 1
+        self._per_row = order
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        local = self._rows // self._processes
+        batch, place = divmod(int(index), local)
+        row = batch * self._rows + self._process * local + place
+        rng = np.random.default_rng((self._seed, row))
+        placed = []
+        for group, number in self._places:
+            bundle = self._groups[group][row * self._per_row[group] + number]
+            placed.append(self._place(bundle, rng))
+        return self._packer(placed)
+
+    def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
+        task = get_task(bundle.task)
+        direction = task.directions[rng.integers(len(task.directions))]
+        generate = task.denoise_mask(direction.name, len(bundle.frames))
+        clean, drop = rng.random(2) < (self._draws.clean_share, self._draws.caption_dropout)
+        return Placed(bundle, tuple(map(bool, generate)), bool(clean), "" if drop else bundle.prompt)
+
+
+def mix_groups(
+    sources: Mapping[str, Any], weights: Mapping[str, float], seed: int
+) -> dict[str, grain.MapDataset]:
+    """One endless dataset per task group: shuffled, repeated sources in the proportion of weights.
+
+    Raises ValueError for a negative weight, or a group whose weights are all zero.
+    """
+    groups: dict[str, list] = {}
+    for number, (name, source) in enumerate(sources.items()):
+        if weights[name] < 0:
+            raise ValueError(f"the weight of task {name} is {weights[name]}; it must be ≥ 0")
+        if weights[name] == 0:
+            continue
+        dataset = grain.MapDataset.source(source).seed(seed + number).shuffle().repeat(None)
+        groups.setdefault(get_task(name).group, []).append((dataset, weights[name]))
+    return {
+        group: grain.MapDataset.mix([d for d, _ in members], [w for _, w in members])
+        for group, members in groups.items()
+    }
+
+
+def row_batches(
+    groups: Mapping[str, grain.MapDataset],
+    packer: RowPacker,
+    draws: Draws,
+    *,
+    seed: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 1,
+    prefetch: int = 8,
+) -> "BatchIterator":
+    """The local share of every batch, in an order that depends on nothing but the settings.
+
+    Args:
+      batch_size: rows per batch over all processes.
+      threads: readers; their number does not change the order.
+      prefetch: batches kept ready.
+
+    Raises ValueError when a slot has no task, a group no slot, or the batch cannot be split.
+    """
+    wanted = {slot.group for slot in packer.layout.slots}
+    if missing := wanted - set(groups):
+        raise ValueError(f"rows have slots for {sorted(missing)}, but no task of data.tasks fits")
+    if unused := set(groups) - wanted:
+        raise ValueError(f"tasks of group {sorted(unused)} have no slot in rows")
+    if batch_size <= 0 or batch_size % process_count:
+        raise ValueError(f"{batch_size=} must be a positive multiple of {process_count=}")
+    share = (process_index, process_count, batch_size)
+    rows = grain.MapDataset.source(RowSource(groups, packer, draws, seed, share))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    batches = rows.batch(batch_size // process_count)
+    return BatchIterator(batches.to_iter_dataset(options).__iter__())
+
+
+class BatchIterator:
+    """Batches with a state that is one number, whatever the number of processes or threads."""
+
+    def __init__(self, iterator: grain.DatasetIterator):
+        self._iterator = iterator
+        self._batches = 0
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._iterator)
+        self._batches += 1
+        return batch
+
+    @property
+    def batches(self) -> int:
+        """Batches handed out since the start of the run."""
+        return self._batches
+
+    def seek(self, batches: int) -> None:
+        """Continues after that many batches."""
+        self._iterator.set_state({"next_index": batches})
+        self._batches = batches
+
+    def close(self) -> None:
+        """Stops the reading threads."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def stream_fields(layout: RowLayout, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that determines the stream, as plain JSON values, for comparison by field."""
+    slots = [[s.group, s.frames, s.tokens] for s in layout.slots]
+    fields = {"stream_version": STREAM_VERSION, "rows": slots, **settings}
+    return json.loads(json.dumps(fields))
+
+
+def stream_hash(fields: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `stream_fields`."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

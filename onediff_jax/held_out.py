@@ -1,0 +1,47 @@
+"""Held-out examples of every task and direction, as requests to the sampler."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
+from onediff_jax.experiment import Experiment
+from onediff_jax.row_sampler import Request
+from onediff_jax.tasks.definitions import TASKS, all_directions
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One held-out bundle and what is asked of it."""
+
+    direction: str
+    bundle: Bundle
+    encoded: Encoded
+    generate: tuple[bool, ...]
+
+    def request(self, seed: int) -> Request:
+        """The example as a request; `seed` sets the starting noise."""
+        return Request(self.encoded, self.generate, seed)
+
+
+def examples(
+    experiment: Experiment, per_direction: int, directions: Iterable[str] | None = None
+) -> list[Example]:
+    """The first held-out bundles of each direction of the tasks that the config trains.
+
+    Raises ValueError for a direction that does not exist or is not trained; lists those that are.
+    """
+    trained = {name for name, weight in experiment.config.data.tasks.items() if weight}
+    available = {d.name: t.name for t, d in all_directions() if t.name in trained}
+    chosen = list(available) if directions is None else list(directions)
+    if unknown := [name for name in chosen if name not in available]:
+        raise ValueError(f"unknown directions {unknown}; this run knows {list(available)}")
+    found = []
+    for task in dict.fromkeys(available[name] for name in chosen):
+        source = experiment.bundles(task, held_out=True, scenes=max(per_direction, 1))
+        bundles = [source[i] for i in range(per_direction)]
+        encoded = [encode_bundle(b, experiment.codec) for b in bundles]
+        for name in (name for name in chosen if available[name] == task):
+            for bundle, latents in zip(bundles, encoded, strict=True):
+                mask = TASKS[task].denoise_mask(name, len(bundle.frames))
+                found.append(Example(name, bundle, latents, tuple(map(bool, mask))))
+    return found

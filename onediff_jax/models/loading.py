@@ -1,0 +1,167 @@
+"""Reading a folder of published weights: config.json plus safetensors, single or sharded.
+
+The tensors are memory-mapped, so reading a folder costs no memory until a tensor is converted,
+and everything is checked before the first conversion: every missing, unexpected, misshapen or
+non-float tensor is listed in one error.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+
+# All are read, so that a quantised file is reported by name; only _WEIGHT_DTYPES are accepted.
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+_WEIGHT_DTYPES = tuple(_DTYPES[name] for name in ("F32", "F16", "BF16"))
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where one of our arrays comes from.
+
+    names: one tensor, or one per layer when `stacked`. shape: each tensor's shape in the file.
+    axes: the transpose that precedes the reshape to our shape.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    stacked: bool = False
+
+
+def compute_dtype(dtype) -> jnp.dtype:
+    """The checked compute dtype; ValueError for anything but float32 and bfloat16."""
+    name = jnp.dtype(dtype).name
+    if name not in COMPUTE_DTYPES:
+        raise ValueError(f"dtype={name!r} is not a compute dtype; choose one of {COMPUTE_DTYPES}")
+    return jnp.dtype(name)
+
+
+def matmul_precision(dtype) -> jax.lax.Precision | None:
+    """Full precision for float32: accelerators would otherwise round its products to tf32/bf16."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
+def read_config(folder) -> dict:
+    """config.json of `folder` as a dict. ValueError when it is missing or not a JSON object."""
+    path = pathlib.Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} has no config.json: it is not a folder of a saved model")
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(config).__name__}")
+    return config
+
+
+def read_tensors(folder, stem: str) -> dict[str, np.ndarray]:
+    """All tensors of `<stem>.safetensors`, or of the shards its index names, memory-mapped.
+
+    Errors (ValueError): no such file, a pickle only, a tensor in a shard other than the index says.
+    """
+    folder = pathlib.Path(folder)
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        return _read_file(single)
+    if not index.is_file():
+        found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        pickles = [n for n in found if n.endswith((".bin", ".bin.index.json", ".pt", ".ckpt"))]
+        if pickles:
+            raise ValueError(
+                f"{str(folder)!r} holds {pickles} and no {single.name}: these are pickles, which "
+                "can run code when they are opened, so they are not read. Save the model again "
+                "with save_pretrained(..., safe_serialization=True)"
+            )
+        raise ValueError(f"{str(folder)!r} has no {single.name} nor {index.name}; found {found}")
+    weight_map = json.loads(index.read_text())["weight_map"]
+    tensors, misplaced = {}, []
+    for name in sorted(set(weight_map.values())):
+        if name != pathlib.Path(name).name or not (folder / name).is_file():
+            raise ValueError(f"{index} names the shard {name!r}, which is not in the folder")
+        shard = _read_file(folder / name)
+        misplaced += [key for key in shard if weight_map.get(key) != name]
+        tensors |= shard
+    misplaced += [key for key in weight_map if key not in tensors]
+    if misplaced:
+        raise ValueError(f"{index} does not match its shards: {sorted(set(misplaced))}")
+    return tensors
+
+
+def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """One safetensors file: 8 bytes of header length, the JSON header, then the raw tensors."""
+    size = path.stat().st_size
+    data = np.memmap(path, np.uint8, mode="r") if size >= 8 else np.zeros(8, np.uint8)
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if 8 + length > size:
+        raise ValueError(f"{path} is not a whole safetensors file ({size} bytes)")
+    header = json.loads(data[8 : 8 + length].tobytes())
+    header.pop("__metadata__", None)
+    body, tensors = data[8 + length :], {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{path}: {name} is {entry['dtype']}; known are {sorted(_DTYPES)}")
+        dtype, (start, end) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+        size = int(np.prod(entry["shape"], dtype=np.int64)) * dtype.itemsize
+        if end - start != size or end > body.size:
+            raise ValueError(f"{path} is cut off or damaged: {name} needs bytes {start} to {end}")
+        tensors[name] = np.frombuffer(body[start:end], dtype).reshape(entry["shape"])
+    return tensors
+
+
+def load_params(
+    shapes: Mapping, sources: Mapping[tuple, Source], tensors: Mapping[str, np.ndarray], where
+) -> dict:
+    """Our parameters, filled from a folder's tensors.
+
+    shapes: nested dict of jax.ShapeDtypeStruct, the shapes and dtypes to fill. sources: for each
+    of its paths, where the array comes from. Returns the same nested dict with jax arrays. Raises
+    one ValueError that lists every missing, unexpected, misshapen or non-float tensor.
+    """
+    shapes = traverse_util.flatten_dict(dict(shapes))
+    if set(shapes) != set(sources):
+        raise ValueError(f"paths without a source: {sorted(set(shapes) ^ set(sources), key=str)}")
+    expected = {name: source.shape for source in sources.values() for name in source.names}
+    problems = [
+        f"missing {name} {shape}" for name, shape in expected.items() if name not in tensors
+    ]
+    problems += [f"unexpected {name} {tensors[name].shape}" for name in tensors.keys() - expected]
+    for name in expected.keys() & tensors.keys():
+        if tensors[name].shape != expected[name]:
+            problems.append(f"{name} has shape {tensors[name].shape}, not {expected[name]}")
+        if tensors[name].dtype not in _WEIGHT_DTYPES:
+            names = [dtype.name for dtype in _WEIGHT_DTYPES]
+            problems.append(f"{name} has dtype {tensors[name].dtype}, not one of {names}")
+    if problems:
+        raise ValueError(
+            f"{str(where)!r} does not fit its config.json:\n" + "\n".join(sorted(problems))
+        )
+    params = {path: _convert(shape, sources[path], tensors) for path, shape in shapes.items()}
+    return traverse_util.unflatten_dict(params)
+
+
+def _convert(ours: jax.ShapeDtypeStruct, source: Source, tensors) -> jax.Array:
+    # Straight into an array of the final dtype: never more than one array beyond the result.
+    out = np.empty(ours.shape, ours.dtype)
+    for i, name in enumerate(source.names):
+        layer = out[i] if source.stacked else out
+        layer[...] = tensors[name].transpose(source.axes).reshape(layer.shape)
+    return jnp.asarray(out)

@@ -1,0 +1,78 @@
+"""AdamW with warm-up, a choice of schedules, clipping, a weight-decay mask; the EMA's warm-up."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+SCHEDULES = ("constant", "cosine", "linear", "late_cosine")
+
+
+def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
+    """Linear warm-up over `warmup_steps`, then the named schedule down to `end_factor` × peak.
+
+    "late_cosine" stays at the peak for the first half and follows a cosine in the second.
+    Raises ValueError for an unknown schedule or a warm-up that is longer than the run.
+    """
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule={config.schedule!r} must be one of {SCHEDULES}")
+    if not 0 <= config.warmup_steps < total_steps:
+        raise ValueError(
+            f"optim.warmup_steps={config.warmup_steps} must be in 0..{total_steps - 1} (train.steps)"
+        )
+    peak, end = config.learning_rate, config.learning_rate * config.end_factor
+    rest = total_steps - config.warmup_steps
+    if config.schedule == "constant":
+        main = optax.constant_schedule(peak)
+    elif config.schedule == "linear":
+        main = optax.linear_schedule(peak, end, rest)
+    elif config.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, rest, config.end_factor)
+    else:
+        hold = rest // 2
+        fall = optax.cosine_decay_schedule(peak, max(rest - hold, 1), config.end_factor)
+        main = optax.join_schedules([optax.constant_schedule(peak), fall], [hold])
+    if not config.warmup_steps:
+        return main
+    warmup = optax.linear_schedule(peak / config.warmup_steps, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def decay_mask(params) -> dict:
+    """True for matrices (leaves called `kernel`); norms, biases and gates are not decayed."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_optimizer(
+    config: ConfigDict, total_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The update rule and its learning-rate schedule.
+
+    Raises ValueError, naming the field, for values outside their range.
+    """
+    for field, low in (("learning_rate", 0.0), ("clip_norm", 0.0), ("eps", 0.0)):
+        if not config[field] > low:
+            raise ValueError(f"optim.{field}={config[field]} must be above {low}")
+    for field in ("b1", "b2"):
+        if not 0 <= config[field] < 1:
+            raise ValueError(f"optim.{field}={config[field]} must be in [0, 1)")
+    if config.weight_decay < 0:
+        raise ValueError(f"optim.weight_decay={config.weight_decay} must be ≥ 0")
+    schedule = learning_rate(config, total_steps)
+    tx = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            schedule,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=decay_mask,
+        ),
+    )
+    return tx, schedule
+
+
+def ema_decay(step: jax.Array, max_decay: float, power: float) -> jax.Array:
+    """1 − (1 + step)^(−power), at most `max_decay`: short memory early (the reference: ⅔, 0.9999)."""
+    return jnp.minimum(max_decay, 1.0 - (1.0 + step.astype(jnp.float32)) ** -power)

@@ -1,0 +1,1 @@
+"""Devices: the mesh, what is sharded how, and many processes."""

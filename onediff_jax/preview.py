@@ -1,0 +1,34 @@
+"""Sample grids during training: the same held-out bundles every time."""
+
+from typing import Any
+
+import numpy as np
+
+from onediff_jax.experiment import Experiment
+from onediff_jax.held_out import examples
+from onediff_jax.row_sampler import RowSampler
+from onediff_jax.sheet import draw_sheet, example_row
+from onediff_jax.tasks.definitions import get_task
+
+
+class Preview:
+    """One bundle of every task and direction; call it with parameters for a contact sheet."""
+
+    def __init__(self, experiment: Experiment):
+        log = experiment.config.log
+        self._experiment = experiment
+        self._examples = examples(experiment, 1)
+        self._sampler = RowSampler(
+            experiment, rows=log.sample_rows, steps=log.sample_steps, guidance=log.guidance
+        )
+
+    def __call__(self, params: Any) -> np.ndarray:
+        """uint8 (H, W, 3): a row per direction, given, generated, truth."""
+        requests = [e.request(seed) for seed, e in enumerate(self._examples)]
+        generated = self._sampler(params, requests)
+        rows = []
+        for example, frames in zip(self._examples, generated, strict=True):
+            roles = get_task(example.bundle.task).roles(len(frames))
+            cells = example_row(example, frames, self._experiment.codec, roles)
+            rows.append((example.direction, example.bundle.prompt, cells))
+        return draw_sheet(rows)

@@ -1,0 +1,1 @@
+"""What each task is: its frames, prompts, condition images, cameras and rays (numpy, scipy)."""

@@ -1,0 +1,99 @@
+"""Prompt formats: a task's token, then what the task needs, then the caption.
+
+    [[depth2image]] caption
+    [[semanticmap2image]] <#00FFFF cyan mask: sheep> <#FF0000 red mask: grass> caption
+    [[boundingbox2image]] <#00FFFF cyan boundingbox: sheep> caption
+    [[image_editing]] instruction
+    [[faceid]] [[img0]] target caption [[img1]] caption of source 1 [[img2]] …
+    [[subject_driven]] <item: backpack> [[img0]] target caption [[img1]] source caption
+    [[multiview]] caption
+
+The spelling is what the released weights were trained on.
+"""
+
+import re
+
+from onediff_jax.tasks import colors
+from onediff_jax.tasks.definitions import TASKS, get_task
+
+# Task -> the word that follows the colour.
+REGION_WORDS = {"semanticmap2image": "mask", "boundingbox2image": "boundingbox"}
+
+_TOKEN = re.compile(r"\[\[(\w+)\]\]\s*")
+_REGION = re.compile(r"<(#[0-9A-Fa-f]{6}) (\w+) (mask|boundingbox): ([^<>]*)>")
+
+
+def build(task: str, caption: str = "", *, regions=None, item=None, sources=None) -> str:
+    """The prompt of any task.
+
+    Args:
+      task: the task's name.
+      caption: of the target image, or the instruction of image_editing; may be empty.
+      regions: (colour name, label) pairs; semanticmap2image and boundingbox2image only.
+      item: what the subject is; subject_driven only, where it is required.
+      sources: captions of the source images, each may be empty; faceid and subject_driven only.
+
+    Raises:
+      ValueError: an unknown task or colour (lists the choices), a part the task does not have, or
+        one it needs and lacks.
+    """
+    definition = get_task(task)
+    identity = definition.group == "identity"
+    if regions and task not in REGION_WORDS:
+        raise ValueError(f"{task} has no regions; tasks that do: {list(REGION_WORDS)}")
+    if item is not None and task != "subject_driven":
+        raise ValueError(f"{item=} belongs to subject_driven, not to {task}")
+    if sources and not identity:
+        choices = [t.name for t in TASKS.values() if t.group == "identity"]
+        raise ValueError(f"{task} has no sources; tasks that do: {choices}")
+    parts = [definition.token]
+    parts += [format_region(task, color, label) for color, label in regions or ()]
+    if task == "subject_driven":
+        if not item:
+            raise ValueError("subject_driven needs item, the name of the subject")
+        parts.append(f"<item: {item}>")
+    if identity and (caption or sources):
+        for index, text in enumerate([caption, *(sources or ())]):
+            parts += [f"[[img{index}]]", text.strip()]
+    else:
+        parts.append(caption.strip())
+    return " ".join(part for part in parts if part)
+
+
+def format_region(task: str, color: str, label: str) -> str:
+    """One region, e.g. "<#00FFFF cyan mask: sheep>".
+
+    Raises:
+      ValueError: a task without regions, an unknown colour, or a label that is empty or has < or >.
+    """
+    if task not in REGION_WORDS:
+        raise ValueError(f"{task} has no regions; tasks that do: {list(REGION_WORDS)}")
+    if not label.strip() or set("<>") & set(label):
+        raise ValueError(f"{label=} must not be empty nor contain '<' or '>'")
+    return f"<{colors.hex_code(color)} {color} {REGION_WORDS[task]}: {label.strip()}>"
+
+
+def parse_regions(prompt: str) -> list[tuple[str, str]]:
+    """The (colour name, label) pairs of a prompt, in order; empty where it has none.
+
+    Raises:
+      ValueError: a colour that is not allowed (lists the choices), or whose name and code disagree.
+    """
+    pairs = []
+    for code, name, _, label in _REGION.findall(prompt):
+        if colors.hex_code(name.lower()) != code.upper():
+            raise ValueError(f"{code} is {colors.name_of(code)}, the prompt calls it {name!r}")
+        pairs.append((name.lower(), label.strip()))
+    return pairs
+
+
+def split_token(prompt: str) -> tuple[str, str]:
+    """(task name, the rest of the prompt).
+
+    Raises:
+      ValueError: the prompt does not start with a known task's token; lists the choices.
+    """
+    match = _TOKEN.match(prompt)
+    if not match:
+        raise ValueError(f"{prompt=} must start with a token such as [[{next(iter(TASKS))}]]")
+    return get_task(match[1]).name, prompt[match.end() :]

@@ -1,0 +1,148 @@
+"""The pure train step: (state, batch) → (state, metrics)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from onediff_jax.data.rows import TASK_NAMES
+from onediff_jax.experiment import Experiment
+from onediff_jax.flow.path import add_noise, velocity
+from onediff_jax.flow.times import sample_sigmas
+from onediff_jax.optim import ema_decay
+from onediff_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, jax.Array]
+
+
+def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment) -> tuple:
+    """Flow-matching loss of packed rows with a noise level per frame (paper, section 3.1).
+
+    Frames of a bundle marked `clean` that its direction does not generate are given as data; the
+    network is told a small σ, as in sampling, and they carry no loss. All other frames have
+    independent σ and weigh the same.
+
+    Returns:
+      Mean squared error of the velocity over the weighted tokens, and sums per task:
+      task_loss (tasks,), task_tokens (tasks,), and the valid and present tokens.
+    """
+    layout = experiment.layout
+    rows = batch["tokens"].shape[0]
+    noise_key, time_key, given_key = jax.random.split(key, 3)
+    noise = jax.random.normal(noise_key, batch["tokens"].shape)
+    sigma = sample_sigmas(time_key, (rows, layout.frames), experiment.times)
+    given = ~batch["generate"] & batch["clean"][:, layout.frame_slot]
+    small = jax.random.uniform(
+        given_key, sigma.shape, maxval=experiment.config.flow.condition_sigma
+    )
+
+    def to_chunks(a):
+        return a[:, layout.chunk_frame][..., None]
+
+    x = add_noise(batch["tokens"], noise, to_chunks(jnp.where(given, 0.0, sigma))[..., None])
+    model = nnx.merge(experiment.graphdef, params)
+    predicted = model.rows(
+        x,
+        batch["positions"],
+        1000.0 * jnp.where(given, small, sigma),
+        batch["text"],
+        batch["text_mask"],
+        layout=layout,
+        token_mask=batch["token_mask"],
+    )
+    error = jnp.square(predicted - velocity(batch["tokens"], noise)).mean(-1)  # (r, c, t)
+    weight = (batch["token_mask"] & ~to_chunks(given)).astype(jnp.float32)
+    loss = (error * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+    of_task = jax.nn.one_hot(batch["task"][:, layout.chunk_slot], len(TASK_NAMES))
+    sums = {
+        "task_loss": jnp.einsum("rc,rck->k", (error * weight).sum(-1), of_task),
+        "task_tokens": jnp.einsum("rc,rck->k", weight.sum(-1), of_task),
+        "valid_tokens": batch["token_mask"].sum().astype(jnp.float32),
+        "all_tokens": jnp.float32(batch["token_mask"].size),
+    }
+    return loss, sums
+
+
+def make_train_step(
+    experiment: Experiment, tx: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """The step as a pure function; randomness is fold_in(config.seed, step).
+
+    With `train.accumulate` = n the batch is split in n parts whose gradients are averaged. A step
+    whose gradient is not finite changes nothing but the counters.
+    """
+    config: ConfigDict = experiment.config
+    parts = config.train.accumulate
+    grad_fn = jax.value_and_grad(flow_loss, has_aux=True)
+
+    def gradients(params, batch, key):
+        if parts == 1:
+            (loss, sums), grads = grad_fn(params, batch, key, experiment)
+            return loss, sums, grads
+
+        def one(carry, part):
+            number, rows = part
+            (loss, sums), grads = grad_fn(
+                params, rows, jax.random.fold_in(key, number), experiment
+            )
+            return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
+
+        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
+        shapes = jax.eval_shape(
+            lambda rows: one_shape(params, rows, key), jax.tree.map(lambda a: a[0], split)
+        )
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (loss, sums, grads), _ = jax.lax.scan(one, zeros, (jnp.arange(parts), split))
+        return loss / parts, sums, jax.tree.map(lambda g: g / parts, grads)
+
+    def one_shape(params, rows, key):
+        (loss, sums), grads = grad_fn(params, rows, key, experiment)
+        return loss, sums, grads
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        loss, sums, grads = gradients(state.params, batch, key)
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(norm) & jnp.isfinite(loss)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, config.ema.max_decay, config.ema.power)
+        ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+
+        new = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            ema=keep(ema, state.ema),
+            opt_state=keep(opt_state, state.opt_state),
+            skipped=state.skipped + ~good,
+            skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+        )
+        metrics = {
+            **sums,
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": schedule(state.step),
+            "ema_decay": decay,
+            "skipped": new.skipped,
+            "skipped_in_a_row": new.skipped_in_a_row,
+        }
+        return new, metrics
+
+    return step
+
+
+def make_eval_step(experiment: Experiment) -> Callable[[Any, Batch, jax.Array], Sums]:
+    """Per-task loss sums of a batch at fixed noise, for held-out bundles."""
+
+    def step(params: Any, batch: Batch, key: jax.Array) -> Sums:
+        return flow_loss(params, batch, key, experiment)[1]
+
+    return step

@@ -1,0 +1,348 @@
+"""Exported folders in diffusers: sampling against golden loops, and every kind of call."""
+
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+from onediff_jax.interop import torch_files
+from onediff_jax.interop.torch_files.flow_torch import denoise, set_schedule
+from onediff_jax.interop.torch_files.hashed_text import HashedTextEncoder
+from onediff_jax.interop.torch_files.light_codec import LightCodec
+from onediff_jax.interop.torch_files.nextdit import NextDiT
+from onediff_jax.interop.torch_files.pipeline import OneDiffusionPipeline
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+TRANSFORMER = GOLDEN / "nextdit_tiny" / "transformer"
+CAPTION = "[[depth2image]] a red cube"
+SIZE = {"height": 32, "width": 48, "num_inference_steps": 3}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small are faster so, and much faster on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def export(folder, **parts):
+    """A folder as the export writes it, around the golden transformer."""
+    index = torch_files.copy_into(folder, **parts)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((TRANSFORMER / "config.json").read_text())
+    config |= torch_files.TRANSFORMER_CONFIG
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    shutil.copy(TRANSFORMER / torch_files.WEIGHTS, folder / "transformer")
+    torch_files.write_scheduler(folder)
+    return folder
+
+
+def export_light(folder):
+    torch_files.write_light_codec(folder)
+    torch_files.write_hashed_text(folder, dim=48, max_length=16)
+    return export(folder, vae="light", text="hashed")
+
+
+def export_full(folder):
+    """With an autoencoder and a T5 encoder of the released kinds, tiny and random."""
+    import sentencepiece
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[8] * 4,
+        norm_num_groups=4,
+        latent_channels=16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    vae.save_pretrained(folder / "vae")
+    config = T5Config(vocab_size=64, d_model=48, d_kv=12, num_heads=4, d_ff=64, num_layers=1)
+    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([CAPTION, "[[text2image]] the quick brown fox jumps over a dog"]),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "spiece.model").write_bytes(model.getvalue())
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return export(folder)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """The light pipeline, not loaded from a folder."""
+    from onediff_jax.models.codec import LightCodec as NumpyCodec
+
+    vae, codec = LightCodec(), NumpyCodec()
+    for name, buffer in vae.named_buffers():
+        buffer.copy_(torch.from_numpy(getattr(codec, name)))
+    scheduler = dict(torch_files.SCHEDULER_CONFIG)
+    scheduler.pop("_class_name")
+    pipe = OneDiffusionPipeline(
+        NextDiT.from_pretrained(TRANSFORMER, attention_softcap=None),
+        vae,
+        HashedTextEncoder(48, 16),
+        None,
+        diffusers.FlowMatchEulerDiscreteScheduler(**scheduler),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(*seeds):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(seeds) > 1 else generators[0]
+
+
+def picture(seed, height=32, width=48):
+    return np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("case", "mask", "tolerance"),
+    [("a_mask10", [1, 0], 1e-4), ("c_mask100", [1, 0, 0], 1e-4), ("d_t2i", [1], 5e-4)],
+)
+def test_loop_matches_the_released_sampler(pipe, case, mask, tolerance):
+    with np.load(GOLDEN / "sampler.npz") as arrays:
+        prefix = f"{case}__"
+        golden = {
+            key.removeprefix(prefix): torch.from_numpy(arrays[key])
+            for key in arrays
+            if key.startswith(prefix)
+        }
+    noise = golden["init_latents"]
+    conditions = torch.zeros_like(noise)
+    if "cond_latents" in golden:
+        conditions[:, 1:] = golden["cond_latents"]
+    seen = []
+    final = denoise(
+        pipe,
+        noise,
+        conditions,
+        mask,
+        (golden["cond_embeds"], golden["cond_mask"]),
+        (golden["uncond_embeds"], golden["uncond_mask"]),
+        guidance=golden["guidance_scale"].item(),
+        num_inference_steps=8,
+        callback_on_step_end=lambda pipe, step, t, tensors: seen.append(tensors["latents"]),
+    )
+    torch.testing.assert_close(pipe.scheduler.sigmas, golden["sigmas"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(final, golden["final_latents"], atol=tolerance, rtol=0)
+    denoised = [i for i, m in enumerate(mask) if m]
+    torch.testing.assert_close(
+        seen[0][:, denoised], golden["traj_step0"][:, denoised], atol=tolerance, rtol=0
+    )
+
+
+def test_schedule_of_one_step(pipe):
+    timesteps = set_schedule(pipe.scheduler, 4096, 1, "cpu")
+    assert timesteps.tolist() == [1000.0]
+    assert pipe.scheduler.sigmas.tolist() == [1.0, 0.0]
+
+
+def test_batch_equals_singles_and_seeds_repeat(pipe):
+    prompts = ["[[text2image]] a red cube", "[[text2image]] two blue balls on grass"]
+    options = {**SIZE, "output_type": "pt", "negative_prompt": "grey"}
+    batch = pipe(prompts, generator=seeded(1, 2), **options).images
+    assert batch.shape == (2, 3, 32, 48)
+    for prompt, seed, image in zip(prompts, (1, 2), batch, strict=True):
+        single = pipe(prompt, generator=seeded(seed), **options).images[0]
+        torch.testing.assert_close(single, image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        pipe(prompts, generator=seeded(1, 2), **options).images, batch, atol=0, rtol=0
+    )
+    assert (batch[0] - batch[1]).abs().max() > 0.01
+
+
+def test_every_output_type(pipe):
+    images = pipe("x", generator=seeded(0), **SIZE, return_dict=False)[0]
+    assert [image.size for image in images] == [(48, 32)]
+    arrays = pipe("x", generator=seeded(0), **SIZE, output_type="np").images
+    np.testing.assert_allclose(np.asarray(images[0]) / 255.0, arrays[0], atol=0.002)
+    latents = pipe("x", generator=seeded(0), **SIZE, output_type="latent").images
+    assert latents.shape == (1, 16, 4, 6)
+    decoded = pipe.vae.decode(latents).sample[0].permute(1, 2, 0) / 2 + 0.5
+    np.testing.assert_allclose(decoded, arrays[0], atol=1e-5)
+    several = pipe(["x", "y"], **SIZE, num_images_per_prompt=2).images
+    assert len(several) == 4
+
+
+def test_latents_are_the_noise(pipe):
+    noise = torch.randn(1, 16, 4, 6, generator=seeded(5))
+    images = [pipe("x", latents=noise, **SIZE, output_type="pt").images for _ in range(2)]
+    assert torch.equal(*images)
+    assert torch.equal(images[0], pipe("x", generator=seeded(5), **SIZE, output_type="pt").images)
+
+
+def test_conditions_stay_clean_and_steer_the_result(pipe):
+    condition, seen = picture(0), []
+
+    def callback(pipe, step, timestep, tensors):
+        assert set(tensors) == {"latents", "prompt_embeds"}
+        seen.append((step, timestep.item(), tensors["latents"].clone()))
+        return {"latents": torch.zeros_like(tensors["latents"])} if step == 2 else {}
+
+    names = ["latents", "prompt_embeds"]
+    tensors = {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": names}
+    out = pipe.img2img(CAPTION, condition, **SIZE, **tensors, output_type="latent").images
+    assert [step for step, _, _ in seen] == [0, 1, 2]
+    assert seen[0][1] == 1000.0
+    assert (out == 0).all()  # what the callback returned
+    clean = pipe.vae.encode(torch.from_numpy(condition).permute(2, 0, 1)[None] * 2 - 1)
+    clean = clean.latent_dist.mode()[0]
+    other = {**SIZE, "generator": seeded(0), "output_type": "pt"}
+    first = pipe.img2img(CAPTION, [condition], **other).images
+    other["generator"] = seeded(0)
+    second = pipe.img2img(CAPTION, [picture(1)], **other).images
+    assert (first - second).abs().max() > 1e-3
+    both = pipe.img2img(CAPTION, [condition], [0, 1], **SIZE, output_type="latent").images
+    assert both.shape == (1, 16, 4, 6)
+    kept = pipe.sample(
+        [CAPTION], [[None, torch.from_numpy(condition).permute(2, 0, 1) * 2 - 1]], 32, 48
+    )
+    torch.testing.assert_close(kept[0, 1], clean)
+
+
+def test_batch_of_conditions(pipe):
+    pictures = [[picture(0), picture(1)], [picture(2), picture(3)]]
+    options = {**SIZE, "output_type": "pt"}
+    batch = pipe.img2img(["a", "b"], pictures, generator=seeded(1, 2), **options).images
+    single = pipe.img2img("b", pictures[1], generator=seeded(2), **options).images
+    torch.testing.assert_close(batch[1], single[0], atol=1e-4, rtol=0)
+
+
+def test_views_and_cameras(pipe):
+    options = {"height": 32, "width": 32, "num_inference_steps": 2, "generator": seeded(0)}
+    out = pipe.multiview(
+        "[[multiview]] x", [picture(0, 32, 32)], [0, 30, None], [0, 10, 0], **options
+    )
+    assert len(out.images) == 2
+    from onediff_jax.tasks.cameras import orbit_cameras
+
+    expected = orbit_cameras([0, 30], [0, 10], [1.7, 1.7])
+    for view in range(2):  # the cameras that were given come back
+        np.testing.assert_allclose(out.cameras[view]["R"], expected.R[view], atol=1e-5)
+        np.testing.assert_allclose(out.cameras[view]["T"], expected.T[view], atol=1e-5)
+    cameras = pipe.estimate_cameras([picture(0), picture(1)], **options)
+    assert len(cameras) == 2
+    np.testing.assert_allclose(cameras[0]["R"], np.eye(3), atol=1e-9)
+    for camera in cameras:
+        np.testing.assert_allclose(camera["R"] @ camera["R"].T, np.eye(3), atol=1e-9)
+        assert np.isfinite(camera["T"]).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pipe: pipe("x", height=40, width=32), "multiples of 16"),
+        (lambda pipe: pipe("x", height=32), "go together"),
+        (lambda pipe: pipe.img2img("x", [picture(0)], [1, 0, 0]), "asks for 2 condition"),
+        (lambda pipe: pipe.img2img("x", [picture(0)], [0]), "nothing to generate"),
+        (lambda pipe: pipe(["x", "y"], generator=[seeded(0)]), "1 generators for 2 prompts"),
+        (lambda pipe: pipe(["x", "y"], ["a", "b", "c"]), "3 negative prompts for 2"),
+        (lambda pipe: pipe.multiview("x", [], [None, 30]), "first camera"),
+        (lambda pipe: pipe.multiview("x", [], [0, 30], [0]), "1 elevations for 2"),
+    ],
+)
+def test_bad_calls_say_what_is_wrong(pipe, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(pipe)
+
+
+SCRIPT = """
+import sys
+import numpy as np, torch
+from diffusers import AutoModel, DiffusionPipeline
+torch.set_num_threads(1)
+light, full, saved = sys.argv[1:]
+def load(folder, **options):
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+def call(pipe):
+    seed = torch.Generator().manual_seed(0)
+    size = dict(height=32, width=32, num_inference_steps=2, output_type="np")
+    image = pipe(["[[text2image]] a", "b"], generator=seed, **size).images
+    depth = pipe.img2img("[[depth2image]] a", image[0], denoise_mask=[0, 1], generator=seed, **size)
+    views = pipe.multiview("[[multiview]] a", [image[0]], [0, 20], generator=seed, **size)
+    result = np.concatenate([image, depth.images, views.images])
+    assert result.shape == (4, 32, 32, 3) and np.isfinite(result).all() and result.std() > 0
+    return result
+for folder, classes in (
+    (light, {"NextDiT", "LightCodec", "HashedTextEncoder"}),
+    (full, {"NextDiT", "AutoencoderKL", "T5EncoderModel"}),
+):
+    pipe = load(folder)
+    assert type(pipe).__name__ == "OneDiffusionPipeline"
+    assert classes <= {type(part).__name__ for part in pipe.components.values()}
+    first = call(pipe)
+    assert (call(load(folder, custom_pipeline=folder)) == first).all()
+    pipe.save_pretrained(saved)
+    assert (call(load(saved)) == first).all()
+    assert abs(call(pipe.to(torch.bfloat16)).mean() - first.mean()) < 0.1
+model = AutoModel.from_pretrained(full + "/transformer", trust_remote_code=True)
+assert model.config.attention_softcap == 30
+assert "onediff_jax" not in sys.modules and "jax" not in sys.modules
+print("loaded")
+"""
+
+
+def test_folders_load_from_nothing_but_diffusers(tmp_path):
+    folders = export_light(tmp_path / "light"), export_full(tmp_path / "full")
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE")
+    }
+    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", SCRIPT, *map(str, folders), str(tmp_path / "saved")]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout.endswith("loaded\n"), run.stderr[-3000:]
+
+
+def test_t5_captions_and_autoencoder_scale(tmp_path):
+    from transformers import T5EncoderModel, T5Tokenizer
+
+    folder = export_full(tmp_path)
+    pipe = OneDiffusionPipeline(
+        NextDiT.from_pretrained(folder / "transformer"),
+        diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
+        T5EncoderModel.from_pretrained(folder / "text_encoder"),
+        T5Tokenizer.from_pretrained(folder / "tokenizer"),
+        diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    embeds, mask = pipe.encode_prompt([CAPTION, ""])
+    assert embeds.shape == (2, 300, 48)
+    assert mask[1].sum() == 1  # the end token
+    assert 5 < mask[0].sum() < 60
+    image = torch.rand(3, 32, 32) * 2 - 1
+    kept = pipe.sample(
+        [CAPTION], [[None, image]], 32, 32, generator=seeded(3), num_inference_steps=1
+    )
+    posterior = pipe.vae.encode(image[None]).latent_dist
+    torch.testing.assert_close(kept[0, 1], 1.5305 * posterior.sample(seeded(3))[0])
+    assert pipe("x", **SIZE, max_length=20, output_type="np").images.shape == (1, 32, 48, 3)

@@ -1,0 +1,100 @@
+"""Folders of weights: every defect is found and named."""
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from onediff_jax.models.loading import Source, load_params, read_config, read_tensors
+
+
+def test_tensors_of_every_weight_dtype(tmp_path):
+    tensors = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.arange(3, dtype=np.float16),
+        "c": np.arange(5).astype(ml_dtypes.bfloat16),
+        "scalar": np.array(3, np.float32),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    loaded = read_tensors(tmp_path, "model")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
+        np.testing.assert_array_equal(loaded[name], tensor)
+
+
+def test_every_problem_is_listed(tmp_path):
+    save_file(
+        {
+            "w": np.zeros((3, 2), np.float32),
+            "i": np.zeros(4, np.int8),
+            "extra": np.zeros(1, np.float32),
+        },
+        tmp_path / "model.safetensors",
+    )
+    shapes = {name: jax.ShapeDtypeStruct((4,), np.float32) for name in ("w", "i", "m")}
+    sources = {(name,): Source((name,), (4,), (0,)) for name in shapes}
+    with pytest.raises(ValueError) as error:
+        load_params(shapes, sources, read_tensors(tmp_path, "model"), tmp_path)
+    lines = str(error.value).splitlines()[1:]
+    assert lines == [
+        "i has dtype int8, not one of ['float32', 'float16', 'bfloat16']",
+        "missing m (4,)",
+        "unexpected extra (1,)",
+        "w has shape (3, 2), not (4,)",
+    ]
+
+
+def test_stacked_and_transposed():
+    tensors = {f"{i}.w": np.arange(6, dtype=np.float32).reshape(2, 3) + 10 * i for i in range(2)}
+    source = Source(("0.w", "1.w"), (2, 3), (1, 0), stacked=True)
+    shapes = {"w": {"x": jax.ShapeDtypeStruct((2, 3, 2, 1), ml_dtypes.bfloat16)}}
+    loaded = load_params(shapes, {("w", "x"): source}, tensors, "folder")["w"]["x"]
+    assert loaded.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(loaded[1, :, 0, 0], [10, 11, 12])
+    np.testing.assert_array_equal(loaded[0, :, 1, 0], [3, 4, 5])
+
+
+def test_pickles_are_refused(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="model.bin.*pickles"):
+        read_tensors(tmp_path, "model")
+
+
+def test_missing_files(tmp_path):
+    (tmp_path / "model.fp16.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no model.safetensors.*found \['model.fp16"):
+        read_tensors(tmp_path, "model")
+    with pytest.raises(ValueError, match="no config.json"):
+        read_config(tmp_path)
+    with pytest.raises(ValueError, match="no model.safetensors"):
+        read_tensors(tmp_path / "nowhere", "model")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, -4])
+def test_cut_off_file(tmp_path, keep):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros(16, np.float32)}, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="model.safetensors is"):
+        read_tensors(tmp_path, "model")
+
+
+def test_shards_must_match_their_index(tmp_path):
+    for name in "ab":
+        save_file({name: np.zeros(2, np.float32)}, tmp_path / f"{name}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}))
+    assert read_tensors(tmp_path, "model").keys() == {"a", "b"}
+    weight_map = {"a": "b.safetensors", "b": "b.safetensors", "c": "b.safetensors"}
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match=r"\['a', 'c'\]"):
+        read_tensors(tmp_path, "model")
+    for shard in ("lost.safetensors", "../a.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"a": shard}}))
+        with pytest.raises(ValueError, match="not in the folder"):
+            read_tensors(tmp_path, "model")
