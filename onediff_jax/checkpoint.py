@@ -74,12 +74,16 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
-            raise CheckpointError(f"no checkpoint {step or ''} in {self._folder}; there are {steps}")
+            raise CheckpointError(
+                f"no checkpoint {step or ''} in {self._folder}; there are {steps}"
+            )
         step = steps[-1] if step is None else step
         try:
             stored = self._checkpointer.checkpointables_metadata(step).metadata["state"]
             self._compare(stored, abstract, step)
-            loaded = self._checkpointer.load_checkpointables(step, {"state": abstract, "data": None})
+            loaded = self._checkpointer.load_checkpointables(
+                step, {"state": abstract, "data": None}
+            )
         except CheckpointError:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds

@@ -41,9 +41,7 @@ class RowSampler:
       steps, guidance: of the Euler loop; guidance ≤ 1 is off.
     """
 
-    def __init__(
-        self, experiment: Experiment, *, rows: int, steps: int, guidance: float = 1.0
-    ):
+    def __init__(self, experiment: Experiment, *, rows: int, steps: int, guidance: float = 1.0):
         if rows <= 0 or steps <= 0:
             raise ValueError(f"{rows=} and {steps=} must be positive")
         self._experiment, self._rows, self._steps = experiment, rows, steps
@@ -78,7 +76,9 @@ class RowSampler:
         for row in rows:
             placed = [Placed(r.bundle, r.generate, True, r.bundle.prompt) for r in row]
             packed.append(packer(placed))
-            drawn = [dataclasses.replace(p, bundle=_noise(r)) for p, r in zip(placed, row, strict=True)]
+            drawn = [
+                dataclasses.replace(p, bundle=_noise(r)) for p, r in zip(placed, row, strict=True)
+            ]
             noise.append(packer(drawn)["tokens"])
             per_slot = np.stack([self._sigmas(r) for r in row], axis=1)
             sigmas.append(per_slot[:, layout.frame_slot])
@@ -87,7 +87,9 @@ class RowSampler:
 
     def _sigmas(self, request: Request) -> np.ndarray:
         patch = self._experiment.model_config.patch_size
-        sides = [f.shape[:2] for f, g in zip(request.bundle.frames, request.generate, strict=True) if g]
+        sides = [
+            f.shape[:2] for f, g in zip(request.bundle.frames, request.generate, strict=True) if g
+        ]
         tokens = sum(h * w for h, w in sides) / patch**2
         return np.asarray(euler_schedule(tokens, self._steps)[0])
 

@@ -84,7 +84,9 @@ class _Run:
         rows = batch_sharding(self.mesh)
         step = make_train_step(self.experiment, self.tx, schedule)
         self.step = jax.jit(
-            step, in_shardings=(self.shardings, rows), out_shardings=(self.shardings, None),
+            step,
+            in_shardings=(self.shardings, rows),
+            out_shardings=(self.shardings, None),
             donate_argnums=0,
         )
         evaluate = make_eval_step(self.experiment)
@@ -141,9 +143,7 @@ class _Run:
     def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows as part of the global batch."""
         sharding = batch_sharding(self.mesh)
-        return {
-            k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()
-        }
+        return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
     def save(self, step: int) -> None:
         """Starts a checkpoint of everything the run needs to go on."""

@@ -87,9 +87,7 @@ def make_train_step(
 
         def one(carry, part):
             number, rows = part
-            (loss, sums), grads = grad_fn(
-                params, rows, jax.random.fold_in(key, number), experiment
-            )
+            (loss, sums), grads = grad_fn(params, rows, jax.random.fold_in(key, number), experiment)
             return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
 
         split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)

@@ -31,7 +31,9 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 - held while we live
         except OSError as error:
-            raise WorkdirError(f"workdir {self.path} cannot be written: {error.strerror}") from error
+            raise WorkdirError(
+                f"workdir {self.path} cannot be written: {error.strerror}"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

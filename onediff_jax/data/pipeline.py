@@ -106,7 +106,9 @@ class RowSource:
         direction = task.directions[rng.integers(len(task.directions))]
         generate = task.denoise_mask(direction.name, len(bundle.frames))
         clean, drop = rng.random(2) < (self._draws.clean_share, self._draws.caption_dropout)
-        return Placed(bundle, tuple(map(bool, generate)), bool(clean), "" if drop else bundle.prompt)
+        return Placed(
+            bundle, tuple(map(bool, generate)), bool(clean), "" if drop else bundle.prompt
+        )
 
 
 def mix_groups(

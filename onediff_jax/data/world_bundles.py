@@ -41,7 +41,9 @@ class WorldBundles:
     ):
         self.task = get_task(task)
         if not sizes or max_frames < self.task.min_frames:
-            raise ValueError(f"{task} needs a size and {self.task.min_frames} frames: {max_frames=}")
+            raise ValueError(
+                f"{task} needs a size and {self.task.min_frames} frames: {max_frames=}"
+            )
         self._world = World(seed=seed, level=level)
         self._seed, self._first, self._count = seed, first, count
         self._sizes = tuple(sizes)
@@ -132,8 +134,6 @@ def orbit_to_cameras(orbit: list[OrbitCamera]) -> cameras.Cameras:
         [c.distance for c in orbit],
         focal=orbit[0].focal,
     )
-
-
 
 
 def _labelled(view: View, rng: np.random.Generator, level: str) -> tuple[list[str], dict]:

@@ -10,6 +10,8 @@ from flax import nnx
 from onediff_jax.models import loading
 
 _EPS = 1e-6  # of every group norm
+# Weights always come from a file. Zeros keep the shapes cheap to trace.
+_INIT = nnx.initializers.zeros_init()
 _QUERIES = 1024  # attention rows computed together: bounds the logits of a large image
 
 
@@ -45,6 +47,7 @@ class Conv(nnx.Conv):
             padding=(pad, pad),
             dtype=dtype,
             param_dtype=dtype,
+            kernel_init=_INIT,
             precision=loading.matmul_precision(dtype),
             rngs=rngs,
         )
@@ -77,9 +80,14 @@ class Attention(nnx.Module):
 
     def __init__(self, channels: int, groups: int, *, dtype, rngs: nnx.Rngs):
         def linear():
-            precision = loading.matmul_precision(dtype)
             return nnx.Linear(
-                channels, channels, dtype=dtype, param_dtype=dtype, precision=precision, rngs=rngs
+                channels,
+                channels,
+                dtype=dtype,
+                param_dtype=dtype,
+                kernel_init=_INIT,
+                precision=loading.matmul_precision(dtype),
+                rngs=rngs,
             )
 
         self.group_norm = GroupNorm(channels, groups, rngs=rngs)

@@ -102,6 +102,13 @@ def test_parameter_names_are_those_of_the_release(model):
         assert set(weights.keys()) == set(model.state_dict())
 
 
+def test_defaults_are_the_released_size():
+    with torch.device("meta"):
+        model = NextDiT()
+    assert sum(p.numel() for p in model.parameters()) == 2_800_389_184
+    assert tuple(model.layers[15].attention.wk.weight.shape) == (8 * 120, 3840)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("softcap", "output"), [(None, "output"), (30.0, "output_softcap")])
 def test_half_precision_is_close(dtype, softcap, output):

@@ -9,6 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from PIL import Image
+
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.torch_files import cameras_torch
 from onediff_jax.interop.torch_files.hashed_text import HashedTextEncoder
@@ -16,7 +18,6 @@ from onediff_jax.interop.torch_files.light_codec import LightCodec
 from onediff_jax.interop.torch_files.pictures_torch import as_tensor, fit, size_like
 from onediff_jax.models import codec, text_hash
 from onediff_jax.tasks import cameras
-from PIL import Image
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -126,7 +127,14 @@ def test_pictures_are_covered_and_cut_about_the_centre():
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((4, 4)), torch.zeros(4, 4, 3), -np.ones((4, 4, 3)), 1]
+    "picture",
+    [
+        np.zeros((4, 4)),
+        torch.zeros(4, 4, 3),
+        -np.ones((4, 4, 3)),
+        Image.new("I", (4, 4)),
+        1,
+    ],
 )
 def test_other_pictures_are_refused(picture):
     with pytest.raises(ValueError, match="picture"):

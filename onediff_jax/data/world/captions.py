@@ -1,11 +1,14 @@
-"""Sentences that say what a scene's own camera sees, in varied words, and never what it does not see."""
+"""Sentences that say what a scene's own camera sees, in varied words, and never what it does not
+see.
+"""
 
 import numpy as np
 
 from onediff_jax.data.world.layout import pick
 from onediff_jax.data.world.scene import Scene
 
-# An object is named when it covers at least this share of the picture, the sky when it covers SKY_SHARE.
+# An object is named when it covers at least this share of the picture, the sky when it covers
+# SKY_SHARE.
 NAMED_SHARE, SKY_SHARE = 0.006, 0.05
 MOST_WORDS = 24
 
@@ -31,7 +34,7 @@ def sky_seen(scene: Scene) -> bool:
 def phrase(thing, rng: np.random.Generator, details: bool = True) -> str:
     """ "large shiny red cube" or "person in a blue shirt", without article."""
     if thing.label == "person":
-        return f"{pick(rng, _PERSON)} in a {thing.color_name} shirt"
+        return f"{pick(rng, _PERSON)} in {article(thing.color_name)} shirt"
     words = []
     if details:
         a, b = rng.random(2)
@@ -59,7 +62,9 @@ def relation(scene: Scene, first: int, second: int) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """At most 24 words: the things seen, how they stand to each other, the floor, and the sky if it shows."""
+    """At most 24 words: the things seen, how they stand to each other, the floor, and the sky if
+    it shows.
+    """
     names = seen(scene)
     if names and rng.random() < 0.35:
         names = list(rng.permutation(names))
@@ -115,7 +120,7 @@ def _the(name: str) -> str:
 
 
 def figure_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """What the figure does and where; who it is comes from the pictures, so clothes stay unnamed."""
+    """What the figure does and where; who it is comes from pictures: clothes stay unnamed."""
     figure = scene.figure
     who = pick(rng, _PERSON)
     where = f" on {_the(scene.floor.name)}"

@@ -5,17 +5,20 @@ from dataclasses import replace
 import numpy as np
 
 from onediff_jax.data.world.captions import article, phrase, relation, seen, sky_seen
-from onediff_jax.data.world.figure import POSES
-from onediff_jax.data.world.layout import Level, moved, pick, place, random_thing
+from onediff_jax.data.world.layout import PLAIN_KINDS, Level, moved, pick, place, random_thing
 from onediff_jax.data.world.palette import FLOORS, PALETTE, SKIES
+from onediff_jax.data.world.poses import POSES
 from onediff_jax.data.world.scene import Scene
 
-# An object is edited only when it covers this share of the picture, before (or, for one added, after) the edit.
-EDITED_SHARE = 0.01
+# An object is edited only when it covers this share of the picture, before (or, for one added,
+# after) the edit.
+EDITED_SHARE = 0.015
 
 
 def edited(scene: Scene, rng: np.random.Generator, level: Level) -> tuple[Scene, str]:
-    """A scene with the same camera and one visible change, and its instruction. Edits that do not apply are redrawn."""
+    """A scene with the same camera and one visible change, and its instruction. Edits that do not
+    apply are redrawn.
+    """
     kinds = list(EDITS)
     weights = np.array([EDITS[k][1] for k in kinds])
     order = rng.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum())
@@ -91,9 +94,7 @@ def _replace(scene: Scene, rng, level):
         return None
     old = scene.objects[index]
     kind = pick(rng, [k for k in level.kinds if k != old.kind])
-    thing = replace(
-        old, kind=kind, texture="plain" if kind not in _textured(level) else old.texture
-    )
+    thing = replace(old, kind=kind, texture="plain" if kind not in PLAIN_KINDS else old.texture)
     others = scene.objects[:index] + scene.objects[index + 1 :]
     if any(
         np.hypot(*np.subtract(thing.position, o.position)[:2]) < thing.radius + o.radius
@@ -108,15 +109,9 @@ def _replace(scene: Scene, rng, level):
     return twin, verb.format(name(scene, index), new)
 
 
-def _textured(level):
-    from onediff_jax.data.world.layout import PLAIN_KINDS
-
-    return PLAIN_KINDS
-
-
 def _texture(scene: Scene, rng, level):
     index = _target(scene, rng)
-    if index is None or scene.objects[index].kind not in _textured(level):
+    if index is None or scene.objects[index].kind not in PLAIN_KINDS:
         return None
     old = scene.objects[index]
     texture = pick(rng, [t for t in ("plain", *level.textures) if t != old.texture])
@@ -157,7 +152,7 @@ def _sky(scene: Scene, rng, level):
     if not sky_seen(scene):
         return None
     key = pick(rng, [s for s in level.skies if s != scene.sky_name])
-    verb = pick(rng, ("change the sky to {}", "replace the sky with {}", "make it {}"))
+    verb = pick(rng, ("change the sky to {}", "replace the sky with {}", "give it {}"))
     return replace(scene, sky_name=key), verb.format(article(SKIES[key].name))
 
 
@@ -169,8 +164,9 @@ def _shirt(scene: Scene, rng, level):
         rng, [c for c in PALETTE if c != person.color_name and c != person.identity.trousers]
     )
     twin = replace(person, identity=replace(person.identity, shirt=color))
-    verb = pick(rng, ("make the shirt {}", "change the shirt to {}", "give the person a {} shirt"))
-    return _with(scene, len(scene.objects) - 1, twin), verb.format(color)
+    verb = pick(rng, ("make the shirt {}", "change the shirt to {}", "give the person {} shirt"))
+    text = verb.format(article(color) if verb.endswith("{} shirt") else color)
+    return _with(scene, len(scene.objects) - 1, twin), text
 
 
 def _pose(scene: Scene, rng, level):

@@ -1,4 +1,5 @@
-"""A jointed human-like figure: who it is (Identity), what it does (POSES), its joints and its solid parts.
+"""A jointed human-like figure: who it is (Identity), what it does (POSES), its joints and its
+solid parts.
 
 Body frame: x forward, y to the figure's left, z up, about one unit tall, standing on z = 0.
 """
@@ -9,111 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from onediff_jax.data.world.palette import HAIR, PALETTE, SKIN, TROUSERS
-from onediff_jax.data.world.shapes import Shape, ellipsoid_quadrics, frustum_quadrics
-
-KEYPOINTS = (
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
-    "right_wrist",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
-)
-
-# Pairs of indices into KEYPOINTS, the bones of a drawn skeleton.
-LIMBS = (
-    (0, 1),
-    (0, 2),
-    (1, 3),
-    (2, 4),
-    (5, 6),
-    (5, 7),
-    (7, 9),
-    (6, 8),
-    (8, 10),
-    (5, 11),
-    (6, 12),
-    (11, 12),
-    (11, 13),
-    (13, 15),
-    (12, 14),
-    (14, 16),
-)
-
-# How deep under the skin each keypoint lies, in body units: a keypoint nearer to the visible surface than this is seen.
-KEYPOINT_DEPTH = np.array(
-    [0.04] * 3 + [0.06] * 2 + [0.09] * 2 + [0.06] * 4 + [0.13] * 2 + [0.08] * 4
-)
-
-# pose -> (what a caption says, then directions of upper and lower left arm, right arm, left leg, right leg)
-POSES = {
-    "standing": (
-        "standing",
-        ((0.05, 0.28, -1), (0.18, 0.08, -1), (0.05, -0.28, -1), (0.18, -0.08, -1)),
-        ((0, 0.1, -1), (0, 0.05, -1), (0, -0.1, -1), (0, -0.05, -1)),
-    ),
-    "waving": (
-        "waving",
-        ((0.05, 0.3, -1), (0.15, 0.1, -1), (0.1, -1, 0.45), (0.15, -0.25, 1)),
-        ((0, 0.12, -1), (0, 0.05, -1), (0, -0.12, -1), (0, -0.05, -1)),
-    ),
-    "walking": (
-        "walking",
-        ((0.6, 0.2, -1), (1, 0, -0.4), (-0.6, -0.2, -1), (-0.1, -0.1, -1)),
-        ((-0.5, 0.05, -1), (-0.9, 0, -1), (0.6, -0.05, -1), (0.1, 0, -1)),
-    ),
-    "running": (
-        "running",
-        ((0.9, 0.25, -0.8), (1, -0.2, 0.6), (-1, -0.25, -0.5), (0.3, -0.1, -1)),
-        ((-0.75, 0.05, -1), (-1, 0, 0.15), (1, -0.05, -0.75), (-0.15, 0, -1)),
-    ),
-    "arms_up": (
-        "raising both arms",
-        ((0, 0.65, 1), (0, 0.1, 1), (0, -0.65, 1), (0, -0.1, 1)),
-        ((0, 0.25, -1), (0, 0.15, -1), (0, -0.25, -1), (0, -0.15, -1)),
-    ),
-    "arms_out": (
-        "stretching out both arms",
-        ((0, 1, 0.02), (0, 1, 0), (0, -1, 0.02), (0, -1, 0)),
-        ((0, 0.2, -1), (0, 0.12, -1), (0, -0.2, -1), (0, -0.12, -1)),
-    ),
-    "sitting": (
-        "sitting on the ground",
-        ((0.45, 0.35, -1), (0.9, 0, -0.25), (0.45, -0.35, -1), (0.9, 0, -0.25)),
-        ((1, 0.3, 0.55), (0.5, 0.05, -1), (1, -0.3, 0.55), (0.5, -0.05, -1)),
-    ),
-    "kneeling": (
-        "kneeling",
-        ((0.2, 0.3, -1), (0.7, -0.1, -0.7), (0.2, -0.3, -1), (0.7, 0.1, -0.7)),
-        ((0.2, 0.15, -1), (-1, 0, -0.12), (1, -0.15, -0.05), (0, 0, -1)),
-    ),
-    "pointing": (
-        "pointing to one side",
-        ((0.15, 1, 0.1), (0.15, 1, 0.1), (0.05, -0.3, -1), (0.15, -0.1, -1)),
-        ((0, 0.12, -1), (0, 0.06, -1), (0, -0.12, -1), (0, -0.06, -1)),
-    ),
-    "hands_on_hips": (
-        "standing with hands on hips",
-        ((-0.1, 0.95, -0.85), (0.25, -1, -0.7), (-0.1, -0.95, -0.85), (0.25, 1, -0.7)),
-        ((0, 0.2, -1), (0, 0.1, -1), (0, -0.2, -1), (0, -0.1, -1)),
-    ),
-    "kicking": (
-        "kicking",
-        ((-0.3, 0.8, -0.6), (0, 0.6, -0.3), (0.3, -0.8, -0.6), (0.3, -0.6, -0.3)),
-        ((-0.1, 0.1, -1), (-0.1, 0.03, -1), (1, -0.05, -0.5), (1, 0, -0.15)),
-    ),
-}
+from onediff_jax.data.world.poses import POSES
+from onediff_jax.data.world.shapes import Part, Shape, ellipsoid_quadrics, frustum_quadrics
 
 HAIR_STYLES = ("short", "long", "bun", "tails", "bald", "hat")
 
@@ -136,7 +34,7 @@ class Identity:
 
 def random_identity(rng: np.random.Generator) -> Identity:
     """Draws a person; the shirt never has the trousers' colour name."""
-    d = rng.random(10)
+    d = rng.random(10).tolist()
 
     def pick(u, options):
         return list(options)[int(u * len(options))]
@@ -158,7 +56,9 @@ def random_identity(rng: np.random.Generator) -> Identity:
 
 @dataclass(frozen=True)
 class Figure:
-    """A person in a scene. position is the point of the floor it stands on; yaw in degrees, 0 faces +x; size its height."""
+    """A person in a scene. position is the point of the floor it stands on; yaw in degrees, 0
+    faces +x; size its height.
+    """
 
     identity: Identity
     pose: str
@@ -190,11 +90,13 @@ class Figure:
 
     @property
     def height(self) -> float:
-        return self.size
+        return self.size * self.top
 
     @cached_property
     def joints(self) -> dict:
-        """Points of the body frame by name: pelvis, head, and per side (0 left, 1 right) the four limbs' joints."""
+        """Points of the body frame by name: pelvis, head, and per side (0 left, 1 right) the four
+        limbs' joints.
+        """
         _, arms, legs = POSES[self.pose]
         directions = np.array(arms + legs, float).reshape(4, 2, 3)
         if self.mirrored:
@@ -209,12 +111,21 @@ class Figure:
         ends = middles + directions[:, 1] * [[0.155], [0.155], [0.23], [0.23]]
         lowest = min(ends[2:, 2].min() - 0.045, middles[2:, 2].min() - 0.05, -0.085)
         lift = np.array([0, 0, -lowest])
+        head = lift + (0, 0, 0.52)
         return {
+            "head": head,
             "roots": roots + lift,
             "middles": middles + lift,
             "ends": ends + lift,
             "pelvis": lift,
         }
+
+    @property
+    def top(self) -> float:
+        """Height of the highest point above the floor, in units of size."""
+        j = self.joints
+        highest = max(j["pelvis"][2] + 0.53, j["ends"][:, 2].max() + 0.05)
+        return self.identity.height * float(highest)
 
     @cached_property
     def affine(self) -> np.ndarray:
@@ -245,6 +156,16 @@ class Figure:
         points = np.concatenate([face + j["pelvis"], *limbs])
         return points @ self.affine[:3, :3].T + self.affine[:3, 3]
 
+    @property
+    def _skirt_hangs(self) -> bool:
+        """A skirt is a cone on a standing figure; on one that sits or kneels it lies on the
+        thighs.
+        """
+        j = self.joints
+        return self.identity.bottom == "skirt" and bool(
+            j["middles"][2:, 2].mean() < j["pelvis"][2] - 0.17
+        )
+
     def colors(self) -> dict:
         """Slot of a part -> RGB bytes."""
         who = self.identity
@@ -256,7 +177,9 @@ class Figure:
             "shoes": TROUSERS[who.shoes],
             "sleeve": PALETTE[who.shirt] if who.sleeves == "long" else SKIN[who.skin],
             "shin": TROUSERS[who.trousers] if who.bottom == "trousers" else SKIN[who.skin],
-            "thigh": SKIN[who.skin] if who.bottom == "skirt" else TROUSERS[who.trousers],
+            "thigh": SKIN[who.skin] if self._skirt_hangs else TROUSERS[who.trousers],
+            "hat": TROUSERS[who.shoes],
+            "white": (244, 242, 238),
             "eye": (28, 26, 30),
             "mouth": (168, 62, 62),
         }
@@ -264,74 +187,86 @@ class Figure:
     @cached_property
     def shape(self) -> Shape:
         """The solid parts, in the world."""
-        balls, bars = _trunk(self.identity), []
+        balls, bars = _trunk(self.identity)
         j = self.joints
         p, width = j["pelvis"], self.identity.build
+        balls = [(p + center, radii, slot, casts) for center, radii, slot, casts in balls]
+        bars = [(p + a, p + b, *rest) for a, b, *rest in bars]
         for i in range(4):
             arm = i < 2
             root, middle, end = (j[k][i] for k in ("roots", "middles", "ends"))
-            r = np.array((0.039, 0.032, 0.027) if arm else (0.062, 0.047, 0.036)) * (
-                0.5 + 0.5 * width
-            )
+            thick = (0.039, 0.032, 0.027) if arm else (0.062, 0.047, 0.036)
+            r0, r1, r2 = (r * (0.5 + 0.5 * width) for r in thick)
             upper, lower = ("shirt", "sleeve") if arm else ("thigh", "shin")
-            bars += [(root, middle, r[0], r[1], upper), (middle, end, r[1], r[2], lower)]
-            balls += [(root - p, (r[0],) * 3, upper), (middle - p, (r[1],) * 3, lower)]
+            bars += [(root, middle, r0, r1, upper, 1), (middle, end, r1, r2, lower, 1)]
+            balls += [(root, (r0,) * 3, upper, False), (middle, (r1,) * 3, lower, False)]
             if arm:
-                balls.append((end - p + 0.12 * (end - middle), (0.036,) * 3, "skin"))
+                balls.append((end + 0.12 * (end - middle), (0.036,) * 3, "skin", True))
             else:
-                balls.append((end - p + (0.03, 0, -0.012), (0.072, 0.036, 0.033), "shoes"))
-        bars.append((p + (0, 0, 0.25), p + (0, 0, 0.36), 0.036, 0.033, "skin"))
-        if self.identity.bottom == "skirt":
-            ends = (j["middles"][2] + j["middles"][3]) / 2
-            bars.append(
-                (p + (0, 0, 0.06), p + 0.85 * (ends - p), 0.088 * width, 0.15 * width, "trousers")
-            )
-        if self.identity.hair_style == "hat":
-            crown = p + (-0.008, 0, 0.465)
-            bars.append((crown, crown + (0, 0, 0.014), 0.14, 0.135, "trousers"))
-            bars.append((crown + (0, 0, 0.01), crown + (0, 0, 0.085), 0.086, 0.07, "trousers"))
-        return _solid(balls, bars, p).moved(self.affine)
+                balls.append((end + (0.03, 0, -0.012), (0.072, 0.036, 0.033), "shoes", True))
+        if self._skirt_hangs:
+            knees = (j["middles"][2] + j["middles"][3]) / 2
+            hem = p + 0.85 * (knees - p)
+            bars.append((p + (0, 0, 0.06), hem, 0.088 * width, 0.15 * width, "trousers", 1))
+        return _solid(balls, bars).moved(self.affine)
 
 
-def _trunk(who: Identity) -> list:
-    """Torso, head, face and hair as (centre relative to the pelvis, radii, slot)."""
+def _trunk(who: Identity) -> tuple[list, list]:
+    """Torso, head, face and hair, relative to the pelvis.
+
+    Returns balls (centre, radii, slot, casts a shadow) and bars (end, end, radius, radius, slot,
+    flatness along x).
+    """
     w = who.build
     balls = [
-        ((0, 0, 0.19), (0.082 * w, 0.135 * w, 0.145), "shirt"),
-        ((0, 0, 0.09), (0.077 * w, 0.106 * w, 0.12), "shirt"),
-        ((0, 0, 0.0), (0.082 * w, 0.112 * w, 0.085), "trousers"),
-        ((0, 0, 0.415), (0.079, 0.074, 0.094), "skin"),
-        ((0.081, 0, 0.4), (0.015, 0.013, 0.016), "skin"),
-        ((0.071, 0.03, 0.428), (0.012, 0.014, 0.017), "eye"),
-        ((0.071, -0.03, 0.428), (0.012, 0.014, 0.017), "eye"),
-        ((0.069, 0, 0.367), (0.01, 0.026, 0.008), "mouth"),
+        ((0, 0, 0.25), (0.078 * w, 0.138 * w, 0.05), "shirt", True),
+        ((0, 0, 0.0), (0.076 * w, 0.11 * w, 0.085), "trousers", True),
+        ((0, 0, 0.415), (0.079, 0.074, 0.094), "skin", True),
+        ((0.081, 0, 0.4), (0.015, 0.013, 0.016), "skin", False),
+        ((0.069, 0, 0.365), (0.01, 0.026, 0.008), "mouth", False),
+    ]
+    for y in (0.031, -0.031):
+        balls.append(((0.065, y, 0.43), (0.012, 0.02, 0.017), "white", False))
+        balls.append(((0.0745, y, 0.43), (0.008, 0.01, 0.0125), "eye", False))
+    bars = [
+        ((0, 0, 0.02), (0, 0, 0.25), 0.095 * w, 0.135 * w, "shirt", 0.62),
+        ((0, 0, 0.27), (0, 0, 0.36), 0.036, 0.033, "skin", 1),
     ]
     style = who.hair_style
     if style != "bald":
-        balls.append(((-0.022, 0, 0.44), (0.083, 0.084, 0.09), "hair"))
+        balls.append(((-0.022, 0, 0.44), (0.083, 0.084, 0.09), "hair", True))
     if style == "long":
-        balls.append(((-0.05, 0, 0.345), (0.048, 0.088, 0.135), "hair"))
+        balls.append(((-0.05, 0, 0.345), (0.048, 0.088, 0.135), "hair", True))
     if style == "bun":
-        balls.append(((-0.05, 0, 0.54), (0.045, 0.045, 0.045), "hair"))
+        balls.append(((-0.05, 0, 0.54), (0.045, 0.045, 0.045), "hair", True))
     if style == "tails":
-        balls += [((-0.02, y, 0.36), (0.034, 0.032, 0.08), "hair") for y in (0.098, -0.098)]
-    return balls
+        balls += [((-0.02, y, 0.36), (0.034, 0.032, 0.08), "hair", True) for y in (0.098, -0.098)]
+    if style == "hat":
+        bars.append(((-0.008, 0, 0.465), (-0.008, 0, 0.479), 0.14, 0.135, "hat", 1))
+        bars.append(((-0.008, 0, 0.475), (-0.008, 0, 0.55), 0.086, 0.07, "hat", 1))
+    return balls, bars
 
 
-def _solid(balls: list, bars: list, pelvis: np.ndarray) -> Shape:
+# Bars whose ends show; all others are open: their ends hide in balls.
+_CLOSED = ("trousers", "hat")
+
+
+def _solid(balls: list, bars: list) -> Shape:
+    """One Shape of all balls and bars."""
     n, m = len(balls), len(bars)
-    centers = np.array([b[0] for b in balls]) + pelvis
-    quads, duals = ellipsoid_quadrics(
-        centers, np.broadcast_to(np.eye(3), (n, 3, 3)), np.array([b[1] for b in balls])
-    )
-    ends = [np.array([b[k] for b in bars]) for k in range(4)]
-    more, planes, more_duals = frustum_quadrics(*ends)
-    parts = [(i, 0, 0, i, i + 1, balls[i][2], False) for i in range(n)]
-    closed = ("trousers",)
-    parts += [
-        (n + i, 2 * i, 2 * i + 2, n + 2 * i, n + 2 * i + 2, bars[i][4], bars[i][4] not in closed)
-        for i in range(m)
-    ]
+    centers, radii = (np.array([ball[k] for ball in balls], float) for k in (0, 1))
+    quads, duals = ellipsoid_quadrics(centers, np.broadcast_to(np.eye(3), (n, 3, 3)), radii)
+    a, b, ra, rb, flat = (np.array([bar[k] for bar in bars], float) for k in (0, 1, 2, 3, 5))
+    more, planes, more_duals = frustum_quadrics(a, b, ra, rb)
+    # Flat bars are round ones squeezed along x, about x = 0.
+    squeeze = np.ones((m, 4))
+    squeeze[:, 0] = flat
+    more /= squeeze[:, :, None] * squeeze[:, None, :]
+    planes /= squeeze[:, None]
+    more_duals *= (squeeze[:, :, None] * squeeze[:, None, :])[:, None]
+    parts = [Part(i, 0, 0, i, slot, False, casts) for i, (*_, slot, casts) in enumerate(balls)]
+    for i, (*_, slot, _) in enumerate(bars):
+        parts.append(Part(n + i, 2 * i, 2 * i + 2, n + 2 * i, slot, slot not in _CLOSED))
     return Shape(
         np.concatenate([quads, more]),
         planes.reshape(-1, 4),

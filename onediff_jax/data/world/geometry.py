@@ -1,8 +1,9 @@
 """A scene's solids as flat arrays, and their projection to screen coordinates.
 
-Both the camera's rays and the sun's rays on the floor are written X = r e + G w, with w = (1, u, v) the screen
-coordinates, e (4,) a point (the eye, or the sun at infinity) and r the position along the ray. The camera's r is the
-inverse z-depth. A quadric bounds r by m.w ± sqrt(w'Kw), a plane by m.w, so a convex part is an interval in r.
+Both the camera's rays and the sun's rays on the floor are written X = r e + G w, with w = (1, u,
+v) the screen coordinates, e (4,) a point (the eye, or the sun at infinity) and r the position
+along the ray. The camera's r is the inverse z-depth. A quadric bounds r by m.w ± sqrt(w'Kw), a
+plane by m.w, so a convex part is an interval in r.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from onediff_jax.data.world.palette import MATERIALS
-
 
 # The floor darkens around a thing out to this many times its radius.
 CONTACT = 1.6
@@ -20,12 +20,13 @@ CONTACT = 1.6
 class Geometry:
     """All parts of a scene, in the world.
 
-    Surface ids: quadric i -> i, plane j -> Q + j, floor or sky -> -1. parts: (quadric or -1, first plane,
-    last plane + 1, open, casts a shadow) per part. duals: those of the parts, then one disc on the floor around each
-    object; dual_starts: the first of each part and disc; solid_duals: how many belong to parts.
-    Tables by surface id, the last row standing for the floor: owner (S,) instance; look (6,S) RGB in 0..1 and
-    Material's soft, sharp, mirror; textured (S,) whether the thing's texture shows there; gradient (9,S), the normal
-    at p being [[0,1,2],[1,3,4],[2,4,5]] p + [6,7,8].
+    Surface ids: quadric i -> i, plane j -> Q + j, floor or sky -> -1. parts: (quadric or -1,
+    first plane, last plane + 1, open, casts a shadow) per part. duals: those of the parts, then
+    one disc on the floor around each object; dual_starts: the first of each part and disc;
+    solid_duals: how many belong to parts. Tables by surface id, the last row standing for the
+    floor: owner (S,) instance; look (6,S) RGB in 0..1 and Material's soft, sharp, mirror;
+    textured (S,) whether the thing's texture shows there; gradient (9,S), the normal at p being
+    [[0,1,2],[1,3,4],[2,4,5]] p + [6,7,8].
     """
 
     quads: np.ndarray
@@ -49,41 +50,45 @@ class Geometry:
         duals = np.concatenate([*(s.duals for s in shapes), discs])
         nq, total = len(quads), len(quads) + len(planes)
         owner = np.full(total + 1, -1, np.int16)
-        look = np.zeros((total + 1, 6), np.float32)
-        textured = np.zeros(total + 1, bool)
         parts, starts, q0, p0, d0 = [], [], 0, 0, 0
+        quad_rows, plane_rows = [], []
         for instance, (thing, shape) in enumerate(zip(scene.objects, shapes, strict=True)):
             looks = _looks(thing)
             for quad, p, p_end, d, slot, is_open, casts in shape.parts:
-                ids = [q0 + quad] if quad >= 0 else []
-                ids += range(nq + p0 + p, nq + p0 + p_end)
-                look[ids] = looks[slot]
-                textured[ids] = slot == "main" and thing.texture != "plain"
                 parts.append((q0 + quad if quad >= 0 else -1, p0 + p, p0 + p_end, is_open, casts))
                 starts.append(d0 + d)
+                plane_rows.extend([looks[slot]] * (p_end - p))
+                if quad >= 0:
+                    quad_rows.append(looks[slot])
             owner[q0 : q0 + len(shape.quads)] = instance
             owner[nq + p0 : nq + p0 + len(shape.planes)] = instance
             q0, p0, d0 = q0 + len(shape.quads), p0 + len(shape.planes), d0 + len(shape.duals)
         starts = np.concatenate([np.array(starts, int), d0 + np.arange(len(discs))])
+        table = np.array([*quad_rows, *plane_rows, [0.0] * 7], np.float32)
+        look, textured = np.ascontiguousarray(table[:, :6].T), table[:, 6] > 0
         gradient = np.zeros((9, total + 1), np.float32)
         gradient[:6, :nq] = quads[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]].T
         gradient[6:, :nq] = quads[:, :3, 3].T
         gradient[6:, nq:total] = planes[:, :3].T
         mirrors = any(thing.material != "matte" for thing in scene.objects)
-        look = np.ascontiguousarray(look.T)
         return Geometry(
             quads, planes, duals, starts, d0, parts, owner, look, gradient, textured, mirrors
         )
 
 
 def _looks(thing) -> dict:
-    """Slot -> RGB in 0..1, soft, sharp, mirror. Only a thing's own colour has its material."""
+    """Slot -> (red, green, blue in 0..1, soft, sharp, mirror, textured).
+
+    Only what has the thing's own colour has its material, and its texture.
+    """
     material = MATERIALS[thing.material]
     answer = (material.soft, material.sharp, material.mirror)
-    return {
-        slot: [c / 255 for c in rgb] + list(answer if slot in ("main", "shade") else (0, 0, 0))
-        for slot, rgb in thing.colors().items()
-    }
+    looks = {}
+    for slot, (red, green, blue) in thing.colors().items():
+        own = answer if slot in ("main", "shade") else (0.0, 0.0, 0.0)
+        textured = float(slot == "main" and thing.texture != "plain")
+        looks[slot] = (red / 255, green / 255, blue / 255, *own, textured)
+    return looks
 
 
 def _discs(objects) -> np.ndarray:
@@ -100,8 +105,9 @@ def _discs(objects) -> np.ndarray:
 class Bounds:
     """Bounds in r over a grid of screen coordinates, separated in rows and columns, float32.
 
-    Quadrics: roots (Q,h) + (Q,h)*u + (Q,w) under the square root, centres (Q,h) + (Q,w), inside (Q,) whether the eye
-    is inside. Planes: (P,h) + (P,w), front (P,) whether the plane bounds r from above.
+    Quadrics: roots (Q,h) + (Q,h)*u + (Q,w) under the square root, centres (Q,h) + (Q,w), inside
+    (Q,) whether the eye is inside. Planes: (P,h) + (P,w), front (P,) whether the plane bounds r
+    from above.
     """
 
     root_rows: np.ndarray

@@ -1,4 +1,6 @@
-"""Named colours and looks of the procedural world: what captions can say and what renders can show."""
+"""Named colours and looks of the procedural world: what captions can say and what renders can
+show.
+"""
 
 from dataclasses import dataclass
 
@@ -52,7 +54,9 @@ FIXED = {
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface answers light: `soft` and `sharp` highlights, `mirror` share of reflected surroundings."""
+    """How a surface answers light: `soft` and `sharp` highlights, `mirror` share of reflected
+    surroundings.
+    """
 
     soft: float
     sharp: float
@@ -95,7 +99,10 @@ FLOORS = {
 
 @dataclass(frozen=True)
 class Sky:
-    """A sky: gradient ends, the sun's colour and strength, the ambient light, the sun's elevation in degrees."""
+    """A sky: gradient ends, light of the sun and of the rest, the sun's elevation in degrees.
+
+    shadow is the share of the sun's light that a shadow takes away.
+    """
 
     name: str
     horizon: tuple[int, int, int]
@@ -109,47 +116,47 @@ class Sky:
 SKIES = {
     "clear": Sky(
         "clear sky",
-        (206, 226, 242),
-        (62, 128, 214),
-        (0.68, 0.66, 0.62),
-        (0.40, 0.41, 0.43),
-        48.0,
-        0.62,
+        horizon=(206, 226, 242),
+        zenith=(62, 128, 214),
+        sun=(0.66, 0.65, 0.62),
+        ambient=(0.47, 0.48, 0.50),
+        elevation=48.0,
+        shadow=0.66,
     ),
     "sunset": Sky(
         "sunset sky",
-        (252, 176, 96),
-        (126, 78, 140),
-        (0.78, 0.60, 0.44),
-        (0.36, 0.33, 0.36),
-        34.0,
-        0.60,
+        horizon=(252, 176, 96),
+        zenith=(126, 78, 140),
+        sun=(0.74, 0.62, 0.50),
+        ambient=(0.45, 0.42, 0.43),
+        elevation=36.0,
+        shadow=0.64,
     ),
     "gray": Sky(
         "cloudy sky",
-        (196, 200, 204),
-        (138, 144, 152),
-        (0.36, 0.36, 0.36),
-        (0.58, 0.58, 0.59),
-        54.0,
-        0.34,
+        horizon=(200, 204, 208),
+        zenith=(142, 148, 156),
+        sun=(0.42, 0.42, 0.42),
+        ambient=(0.58, 0.58, 0.59),
+        elevation=54.0,
+        shadow=0.42,
     ),
     "night": Sky(
         "night sky",
-        (48, 54, 92),
-        (10, 12, 34),
-        (0.50, 0.52, 0.60),
-        (0.28, 0.29, 0.36),
-        50.0,
-        0.62,
+        horizon=(48, 54, 92),
+        zenith=(10, 12, 34),
+        sun=(0.52, 0.54, 0.60),
+        ambient=(0.33, 0.34, 0.40),
+        elevation=50.0,
+        shadow=0.66,
     ),
     "dawn": Sky(
         "pink dawn sky",
-        (250, 206, 196),
-        (150, 160, 214),
-        (0.70, 0.60, 0.56),
-        (0.39, 0.38, 0.41),
-        38.0,
-        0.56,
+        horizon=(250, 206, 196),
+        zenith=(150, 160, 214),
+        sun=(0.68, 0.62, 0.58),
+        ambient=(0.47, 0.45, 0.47),
+        elevation=40.0,
+        shadow=0.60,
     ),
 }

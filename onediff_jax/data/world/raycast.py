@@ -1,6 +1,9 @@
-"""The depth pass and the sun's shadows: nearest surface along each ray, and how much solid lies towards the sun."""
+"""The depth pass and the sun's shadows: nearest surface along each ray, and how much solid lies
+towards the sun.
+"""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,7 +15,9 @@ SKY = 1e-4
 
 @dataclass(frozen=True)
 class Rays:
-    """A grid of camera rays: u (w,) to the right and v (h,) up, both per unit of z-depth; camera vectors (3,)."""
+    """A grid of camera rays: u (w,) to the right and v (h,) up, both per unit of z-depth; camera
+    vectors (3,).
+    """
 
     us: np.ndarray
     vs: np.ndarray
@@ -23,7 +28,9 @@ class Rays:
 
     @staticmethod
     def of(camera, height: int, width: int, halves: bool) -> "Rays":
-        """Rays through pixel centres; with halves also half-way between and around them: (2H + 1, 2W + 1)."""
+        """Rays through pixel centres; with halves also half-way between and around them: (2H + 1,
+        2W + 1).
+        """
         scale = 1.0 / (camera.focal * min(height, width))
         if halves:
             us = (np.arange(2 * width + 1) - width) * (0.5 * scale)
@@ -33,13 +40,13 @@ class Rays:
             vs = (height / 2 - np.arange(height) - 0.5) * scale
         return Rays(us, vs, *camera.frame)
 
-    @property
+    @cached_property
     def view(self) -> np.ndarray:
         """World (homogeneous) to camera X right, Y up, Z ahead: (3,4)."""
         axes = np.stack([self.right, self.up, self.ahead])
         return np.concatenate([axes, -(axes @ self.position)[:, None]], 1)
 
-    @property
+    @cached_property
     def directions(self) -> np.ndarray:
         """(4,3): directions @ (1, u, v) is the ray's direction at unit z-depth."""
         out = np.zeros((4, 3))
@@ -47,7 +54,9 @@ class Rays:
         return out
 
     def floor(self, floor_z: float) -> np.ndarray:
-        """Coefficients (3,) of the floor's inverse depth over (1, u, v); the u term is zero: the camera does not roll."""
+        """Coefficients (3,) of the floor's inverse depth over (1, u, v); the u term is zero: the
+        camera does not roll.
+        """
         return np.array([self.ahead[2], self.right[2], self.up[2]]) / (floor_z - self.position[2])
 
 
@@ -87,7 +96,9 @@ def _quadric(limits: Bounds, i: int, rows: slice, columns: slice, us: np.ndarray
 
 
 def _nearest(limits: Bounds, part: tuple, box: tuple, us: np.ndarray, first_plane: int):
-    """Where rays enter a part: r, surface ids, and where that is valid (None: wherever r is a number)."""
+    """Where rays enter a part: r, surface ids, and where that is valid (None: wherever r is a
+    number).
+    """
     quad, p0, p1, is_open, _ = part
     rows, columns = box
     near = far = ids = None
@@ -131,8 +142,9 @@ def shadows(
 ) -> np.ndarray:
     """Length of solid between each floor point and the sun, (h,w) float32 in world units.
 
-    light (4,) points at the sun, homogeneous; vs (h,) are the rows below the horizon; boxes hold the parts' shadows.
-    Lengths of overlapping parts add up: the result fades the light, it is not a distance.
+    light (4,) points at the sun, homogeneous; vs (h,) are the rows below the horizon; boxes hold
+    the parts' shadows. Lengths of overlapping parts add up: the result fades the light, it is not
+    a distance.
     """
     floor = rays.floor(floor_z)
     g = np.append(rays.position, 1.0)[:, None] * floor[None, :] + rays.directions

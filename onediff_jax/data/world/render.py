@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onediff_jax.data.world.figure import KEYPOINT_DEPTH
+from onediff_jax.data.world.poses import KEYPOINT_DEPTH
 from onediff_jax.data.world.raycast import SKY, Rays, cast
 from onediff_jax.data.world.scene import CLASSES, OrbitCamera, Scene
 from onediff_jax.data.world.shade import shade
@@ -12,7 +12,7 @@ from onediff_jax.data.world.shade import shade
 
 @dataclass(frozen=True)
 class Box:
-    """A tight box around the visible pixels of an instance: x0 <= x < x1, y0 <= y < y1 in pixels."""
+    """A tight box around an instance's visible pixels: x0 <= x < x1, y0 <= y < y1 in pixels."""
 
     label: str
     instance: int
@@ -26,11 +26,11 @@ class Box:
 class View:
     """A picture and its ground truth.
 
-    image (H,W,3) uint8, anti-aliased; depth (H,W) float32, z-depth in world units, inf where there is sky;
-    classes (H,W) uint8, indices into CLASSES; instances (H,W) int16, indices into scene.objects or -1;
-    boxes, one per instance with enough visible pixels; keypoints, one (17,3) float32 per figure: x, y in pixels
-    (pixel j covers [j, j + 1)) and 1 when visible, 0 when hidden or outside.
-    Depth, classes and instances are exact at pixel centres.
+    image (H,W,3) uint8, anti-aliased; depth (H,W) float32, z-depth in world units, inf where
+    there is sky; classes (H,W) uint8, indices into CLASSES; instances (H,W) int16, indices into
+    scene.objects or -1; boxes, one per instance with enough visible pixels; keypoints, one (17,3)
+    float32 per figure: x, y in pixels (pixel j covers [j, j + 1)) and 1 when visible, 0 when
+    hidden or outside. Depth, classes and instances are exact at pixel centres.
     """
 
     image: np.ndarray
@@ -42,7 +42,9 @@ class View:
 
 
 def render(scene: Scene, camera: OrbitCamera, height: int, width: int) -> View:
-    """Renders all of a View, on a grid with half-pixel steps whose odd points are the pixel centres."""
+    """Renders all of a View, on a grid with half-pixel steps whose odd points are the pixel
+    centres.
+    """
     geometry = scene.geometry
     rays = Rays.of(camera, height, width, halves=True)
     inverse, surface = cast(geometry, rays, scene.floor_z)
@@ -59,7 +61,9 @@ def render(scene: Scene, camera: OrbitCamera, height: int, width: int) -> View:
 
 
 def _filtered(fine: np.ndarray) -> np.ndarray:
-    """(3, 2H + 1, 2W + 1) in 0..1 -> (H,W,3) uint8: a tent filter one pixel wide about each pixel centre."""
+    """(3, 2H + 1, 2W + 1) in 0..1 -> (H,W,3) uint8: a tent filter one pixel wide about each pixel
+    centre.
+    """
     rows = fine[:, 1::2] * np.float32(2)
     rows += fine[:, :-1:2]
     rows += fine[:, 2::2]
@@ -97,7 +101,9 @@ def _boxes(scene: Scene, instances: np.ndarray) -> list:
 def _keypoints(
     scene: Scene, camera: OrbitCamera, depth: np.ndarray, instances: np.ndarray
 ) -> np.ndarray:
-    """(17,3): visible when the figure is what is seen there, no deeper in its body than the keypoint lies."""
+    """(17,3): visible when the figure is what is seen there, no deeper in its body than the
+    keypoint lies.
+    """
     figure = scene.figure
     height, width = depth.shape
     points = camera.project(figure.keypoints, height, width)

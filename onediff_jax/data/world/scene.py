@@ -1,4 +1,6 @@
-"""What a scene is: things on a floor under a sky, seen by an orbit camera. Pure descriptions, no pixels."""
+"""What a scene is: things on a floor under a sky, seen by an orbit camera. Pure descriptions, no
+pixels.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +21,9 @@ CLASSES = ("sky", "floor", "person", *KINDS)
 class OrbitCamera:
     """A camera on an orbit about the origin, looking at it, z up.
 
-    Angles in degrees, distance in world units, focal in units of the shorter image side: a point at camera
-    coordinates (X right, Y up, Z ahead) appears focal * side * X / Z pixels right of the centre. Position and axes
-    equal those of `onediff_jax.tasks.cameras.orbit_cameras`.
+    Angles in degrees, distance in world units, focal in units of the shorter image side: a point
+    at camera coordinates (X right, Y up, Z ahead) appears focal * side * X / Z pixels right of
+    the centre. Position and axes equal those of `onediff_jax.tasks.cameras.orbit_cameras`.
     """
 
     azimuth_deg: float
@@ -48,7 +50,9 @@ class OrbitCamera:
         return out
 
     def project(self, points: np.ndarray, height: int, width: int) -> np.ndarray:
-        """World points (N,3) -> (N,3): x, y in pixels (pixel j covers [j, j + 1)), z-depth in world units."""
+        """World points (N,3) -> (N,3): x, y in pixels (pixel j covers [j, j + 1)), z-depth in
+        world units.
+        """
         position, right, up, ahead = self.frame
         local = (np.asarray(points, float) - position) @ np.stack([right, up, ahead], 1)
         scale = self.focal * min(height, width) / local[:, 2]
@@ -59,7 +63,9 @@ class OrbitCamera:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object standing on the floor. size: world units per unit of its shape; yaw in degrees about z."""
+    """An object standing on the floor. size: world units per unit of its shape; yaw in degrees
+    about z.
+    """
 
     kind: str
     color_name: str
@@ -104,9 +110,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things (the figure, if any, is the last of `objects`), floor, sky, sun, and the scene's own camera.
+    """Things (the figure, if any, is the last of `objects`), floor, sky, sun, and the scene's own
+    camera.
 
-    floor_name and sky_name are keys of FLOORS and SKIES; floor_z is the floor's height; sun_azimuth in degrees.
+    floor_name and sky_name are keys of FLOORS and SKIES; floor_z is the floor's height;
+    sun_azimuth in degrees.
     """
 
     objects: tuple
@@ -155,7 +163,9 @@ class Scene:
 
     @cached_property
     def visible(self) -> tuple[float, ...]:
-        """Share of the picture each object covers in the scene's own camera, from a 32 x 32 depth pass."""
+        """Share of the picture each object covers in the scene's own camera, from a 32 x 32 depth
+        pass.
+        """
         return self._shares[2:]
 
     @property

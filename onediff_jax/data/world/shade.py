@@ -1,6 +1,7 @@
 """Colours of a depth pass: floor with shadows, sky gradient, lit and textured surfaces.
 
-Colours are planes (3,h,w), float32 in 0..1. Arrays are small and many: operations work in place where they can.
+Colours are planes (3,h,w), float32 in 0..1. Arrays are small and many: operations work in place
+where they can.
 """
 
 import numpy as np
@@ -66,7 +67,9 @@ def _sky(scene, rays: Rays, out: np.ndarray) -> None:
 
 
 def _floor(scene, rays: Rays, first_row: int, out: np.ndarray) -> None:
-    """Fills out (3, h - first_row, w) with the floor: in the sun or not, darker beside things, fading far away."""
+    """Fills out (3, h - first_row, w) with the floor: in the sun or not, darker beside things,
+    fading far away.
+    """
     geometry, sun, sky, floor = scene.geometry, scene.sun, scene.sky, scene.floor
     vs, us = rays.vs[first_row:], rays.us.astype(f)
     level = rays.floor(scene.floor_z)

@@ -1,30 +1,48 @@
 """Solids as intersections of quadrics and half-spaces, in homogeneous coordinates.
 
-A point X = (x, y, z, 1) is inside a quadric Q (4,4) when X'QX < 0 and inside a plane p (4,) when p.X < 0. A convex part
-is one optional quadric and any number of planes; a shape is a list of parts. Both are closed under affine maps, and a ray
-meets a convex part in one interval that is affine or affine ± sqrt(quadratic) in screen coordinates: that is what makes
-the renderer fast. Bounds on the screen come from dual quadrics, D = cc' - S for an ellipsoid with centre c and
+A point X = (x, y, z, 1) is inside a quadric Q (4,4) when X'QX < 0 and inside a plane p (4,) when
+p.X < 0. A convex part is one optional quadric and any number of planes; a shape is a list of
+parts. Both are closed under affine maps, and a ray meets a convex part in one interval that is
+affine or affine ± sqrt(quadratic) in screen coordinates: that is what makes the renderer fast.
+Bounds on the screen come from dual quadrics, D = cc' - S for an ellipsoid with centre c and
 covariance S: a point has S = 0, a flat disc has a singular S.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 
+class Part(NamedTuple):
+    """A convex solid: which quadric (-1 for none), planes and duals of its Shape, and the slot of
+    its colour.
+
+    The duals of a part end where the next part's begin. An open part shows only its quadric, its
+    planes merely cut it (limbs, whose ends hide in joints).
+    """
+
+    quad: int
+    first_plane: int
+    end_plane: int
+    first_dual: int
+    slot: str
+    is_open: bool = False
+    casts_shadow: bool = True
+
+
 @dataclass(frozen=True)
 class Shape:
-    """Parts in one frame. quads (Q,4,4), planes (P,4), duals (B,4,4).
-
-    parts holds one tuple per part: (quad index or -1, first plane, last plane + 1, first dual, last dual + 1, slot, open);
-    an open part shows only its quadric, its planes merely cut it (limbs, whose ends hide in joints).
+    """Parts in one frame: quads (Q,4,4), planes (P,4), duals (B,4,4), all in the order of the
+    parts.
     """
 
     quads: np.ndarray
     planes: np.ndarray
     duals: np.ndarray
-    parts: tuple
+    parts: tuple[Part, ...]
 
     def moved(self, affine: np.ndarray) -> "Shape":
         """The shape under an affine map (4,4) from its frame to another."""
@@ -38,7 +56,9 @@ class Shape:
 
 
 def ellipsoid_quadrics(centers, axes, radii):
-    """centers (N,3), axes (N,3,3) with unit columns, radii (N,3) -> quadrics (N,4,4), duals (N,4,4)."""
+    """centers (N,3), axes (N,3,3) with unit columns, radii (N,3) -> quadrics (N,4,4), duals
+    (N,4,4).
+    """
     core = np.einsum("nij,nj,nkj->nik", axes, radii**-2.0, axes)
     spread = np.einsum("nij,nj,nkj->nik", axes, radii**2.0, axes)
     quads = np.empty((len(centers), 4, 4))
@@ -82,7 +102,9 @@ def _duals(centers, spread):
 
 
 class Builder:
-    """Collects parts into a Shape. A slot names the colour of a part: "main", "shade" (darker main) or a fixed colour."""
+    """Collects parts into a Shape. A slot names the colour of a part: "main", "shade" (darker
+    main) or a fixed colour.
+    """
 
     def __init__(self):
         self.quads, self.planes, self.duals, self.parts = [], [], [], []
@@ -95,7 +117,7 @@ class Builder:
         p, d = len(self.planes), len(self.duals)
         self.planes.extend(planes)
         self.duals.extend(duals)
-        self.parts.append((index, p, p + len(planes), d, d + len(duals), slot, is_open))
+        self.parts.append(Part(index, p, p + len(planes), d, slot))
         return self
 
     def ellipsoid(self, center, radii, slot="main"):
@@ -244,7 +266,7 @@ def _cup(b):
         (0, 0, 1.295), (0, 0, 1.305), 0.58, 0.58, "dark"
     )
     bends = [(0.62, 1.05), (0.98, 1.0), (1.05, 0.7), (0.9, 0.42), (0.58, 0.35)]
-    for (x0, z0), (x1, z1) in zip(bends, bends[1:], strict=False):
+    for (x0, z0), (x1, z1) in pairwise(bends):
         b.frustum((0, x0, z0), (0, x1, z1), 0.09, 0.09).ellipsoid((0, x1, z1), 0.09)
     return b
 
@@ -287,7 +309,7 @@ KINDS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def unit_shape(kind: str) -> Shape:
     """The unit shape of a kind; ValueError for an unknown one."""
     if kind not in KINDS:

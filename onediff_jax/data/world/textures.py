@@ -4,7 +4,9 @@ import numpy as np
 
 
 def thing_pattern(texture: str, local: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Where the second colour shows: local (3,N) unit coordinates and unit normals (3,N) -> bool (N,)."""
+    """Where the second colour shows: local (3,N) unit coordinates and unit normals (3,N) -> bool
+    (N,).
+    """
     if texture == "striped":
         return _fraction(local[2] * 1.45 + 0.2) > 0.55
     if texture == "checkered":
@@ -12,7 +14,8 @@ def thing_pattern(texture: str, local: np.ndarray, normal: np.ndarray) -> np.nda
         cells = np.floor(inside * 1.5 + 0.25).sum(0)
         return _fraction(cells * 0.5) > 0.25
     if texture == "dotted":
-        # Distance to lattice lines along the normal: discs on every face, wherever the face cuts the lattice.
+        # Distance to lattice lines along the normal: discs on every face, wherever the face cuts
+        # the lattice.
         offset = _fraction(local * 1.55 + 0.5) - 0.5
         along = (offset * normal).sum(0)
         return (offset * offset).sum(0) - along * along < 0.085

@@ -1,4 +1,6 @@
-"""World: the embedded dataset. Any index at random, any resolution, the same bits in every process."""
+"""World: the embedded dataset. Any index at random, any resolution, the same bits in every
+process.
+"""
 
 from dataclasses import replace
 
@@ -26,7 +28,8 @@ _SCENE, _FIGURE, _SUBJECT, _ORBIT = range(4)
 class World:
     """Seeded procedural scenes with exact ground truth.
 
-    level: "simple" (1-3 large plain things, learnable in minutes by a tiny model) or "rich" (more of everything).
+    level: "simple" (1-3 large plain things, learnable in minutes by a tiny model) or "rich" (more
+    of everything).
     """
 
     def __init__(self, seed: int = 0, level: str = "simple"):
@@ -47,13 +50,17 @@ class World:
         )
 
     def scene(self, index: int, figure: bool | None = None) -> Scene:
-        """Scene number `index` >= 0. figure: True or False forces one in or out, None puts one in a quarter of them."""
+        """Scene number `index` >= 0. figure: True or False forces one in or out, None puts one in
+        a quarter of them.
+        """
         return random_scene(self._rng(_SCENE, index), self._level, figure)
 
     def render(
         self, scene: Scene, height: int, width: int, camera: OrbitCamera | None = None
     ) -> View:
-        """The scene from its own camera, or another, at any size in pixels. View says what comes back."""
+        """The scene from its own camera, or another, at any size in pixels. View says what comes
+        back.
+        """
         return render(scene, camera or scene.camera, int(height), int(width))
 
     def caption(self, scene: Scene, rng: np.random.Generator) -> str:
@@ -71,22 +78,26 @@ class World:
         return edits.edited(scene, rng, self._level)
 
     def figure_scenes(self, index: int, count: int) -> list[Scene]:
-        """`count` scenes with one and the same person, large in the picture: other poses, places and viewpoints."""
+        """`count` scenes with one and the same person, large in the picture: other poses, places
+        and viewpoints.
+        """
         rng = self._rng(_FIGURE, index)
         who = random_identity(rng)
         poses = rng.permutation(len(self._level.poses))
         scenes = []
         for i in range(count):
             camera = random_camera(rng, self._level)
+            pose = self._level.poses[poses[i % len(poses)]]
             camera = replace(camera, elevation_deg=min(camera.elevation_deg, 20.0))
-            person = random_figure(rng, self._level, camera, 0.97, who)
-            person = replace(person, pose=self._level.poses[poses[i % len(poses)]])
+            person = random_figure(rng, self._level, camera, 1.0, who, pose)
             things = int(rng.random() * 2)
             scenes.append(compose(rng, self._level, camera, person, things))
         return scenes
 
     def subject_scenes(self, index: int, count: int) -> tuple[str, list[Scene]]:
-        """A name such as "striped red cube" and `count` scenes with that very thing first among others."""
+        """A name such as "striped red cube" and `count` scenes with that very thing first among
+        others.
+        """
         rng = self._rng(_SUBJECT, index)
         level = self._level
         thing = random_thing(rng, level, sizes=level.sizes[1:])
@@ -97,11 +108,17 @@ class World:
         for _ in range(count):
             camera = random_camera(rng, level)
             turned = replace(thing, yaw=round(360 * rng.random(), 1))
-            scenes.append(compose(rng, level, camera, None, int(rng.random() * 3), subject=turned))
+            count = int(rng.random() * 3)
+            alone = compose(rng, level, camera, None, 0, turned)
+            scene = compose(rng, level, camera, None, count, turned)
+            hidden = scene.visible[0] < 0.6 * alone.visible[0]
+            scenes.append(alone if hidden else scene)
         return f"{texture}{thing.color_name} {thing.kind}", scenes
 
     def orbit(self, scene: Scene, azimuths, elevations) -> list[OrbitCamera]:
-        """Cameras about a scene at azimuths and elevations in degrees (world angles), at its camera's distance."""
+        """Cameras about a scene at azimuths and elevations in degrees (world angles), at its
+        camera's distance.
+        """
         if len(azimuths) != len(elevations):
             raise ValueError(f"{len(azimuths)=} must equal {len(elevations)=}")
         own = scene.camera
@@ -111,7 +128,9 @@ class World:
         ]
 
     def orbit_views(self, index: int, count: int) -> tuple[Scene, list[OrbitCamera]]:
-        """A scene and `count` cameras on one orbit about it, the scene's own first, spread 20 to 360 degrees."""
+        """A scene and `count` cameras on one orbit about it, the scene's own first, spread 20 to
+        360 degrees.
+        """
         rng = self._rng(_ORBIT, index)
         scene = random_scene(rng, self._level, None)
         own = scene.camera

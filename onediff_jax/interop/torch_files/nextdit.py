@@ -17,8 +17,8 @@ from torch import nn
 
 ROPE_THETA = 10000.0
 TIME_FREQUENCIES = 128
-# Float32 logits held at once by the soft-capped attention (512 MiB); longer queries go in chunks.
-MAX_LOGITS = 2**27
+# Float32 logits held at once by the soft-capped attention (256 MiB); longer queries go in chunks.
+MAX_LOGITS = 2**26
 
 
 class RMSNorm(nn.Module):

@@ -19,6 +19,8 @@ def as_tensor(picture) -> torch.Tensor:
       ValueError: another type, shape or range.
     """
     if isinstance(picture, Image.Image):
+        if picture.mode.startswith(("I", "F")):  # conversion would clip, not scale
+            raise ValueError(f"a picture of mode {picture.mode!r} must be scaled to 8 bits first")
         picture = np.array(picture.convert("RGB"))
     if isinstance(picture, np.ndarray) and picture.ndim == 3:
         scale = 255.0 if picture.dtype == np.uint8 else 1.0

@@ -245,9 +245,9 @@ class OneDiffusionPipeline(DiffusionPipeline):
           flow: see `denoise`.
         """
         negative = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
-        negative = [text for text in negative for _ in range(len(prompts) // len(negative))]
-        if len(negative) != len(prompts):
+        if not negative or len(prompts) % len(negative):
             raise ValueError(f"{len(negative)} negative prompts for {len(prompts)} prompts")
+        negative = [text for text in negative for _ in range(len(prompts) // len(negative))]
         if isinstance(generator, Sequence) and len(generator) != len(prompts):
             raise ValueError(f"{len(generator)} generators for {len(prompts)} prompts")
         text = self.encode_prompt(prompts, max_length)
