@@ -160,9 +160,8 @@ def _shirt(scene: Scene, rng, level):
     person = scene.figure
     if person is None:
         return None
-    color = pick(
-        rng, [c for c in PALETTE if c != person.color_name and c != person.identity.trousers]
-    )
+    taken = scene.colors() | {person.identity.trousers}
+    color = pick(rng, [c for c in PALETTE if c not in taken])
     twin = replace(person, identity=replace(person.identity, shirt=color))
     verb = pick(rng, ("make the shirt {}", "change the shirt to {}", "give the person {} shirt"))
     text = verb.format(article(color) if verb.endswith("{} shirt") else color)

@@ -199,7 +199,8 @@ class Figure:
             r0, r1, r2 = (r * (0.5 + 0.5 * width) for r in thick)
             upper, lower = ("shirt", "sleeve") if arm else ("thigh", "shin")
             bars += [(root, middle, r0, r1, upper, 1), (middle, end, r1, r2, lower, 1)]
-            balls += [(root, (r0,) * 3, upper, False), (middle, (r1,) * 3, lower, False)]
+            hip = upper if arm else "trousers"
+            balls += [(root, (r0,) * 3, hip, False), (middle, (r1,) * 3, lower, False)]
             if arm:
                 balls.append((end + 0.12 * (end - middle), (0.036,) * 3, "skin", True))
             else:
@@ -207,7 +208,7 @@ class Figure:
         if self._skirt_hangs:
             knees = (j["middles"][2] + j["middles"][3]) / 2
             hem = p + 0.85 * (knees - p)
-            bars.append((p + (0, 0, 0.06), hem, 0.088 * width, 0.15 * width, "trousers", 1))
+            bars.append((p + (0, 0, 0.07), hem, 0.1 * width, 0.155 * width, "trousers", 1))
         return _solid(balls, bars).moved(self.affine)
 
 

@@ -297,14 +297,14 @@ KINDS = {
     "dome": (lambda b: b.dome((0, 0, 0), (1.1, 1.1, 1.1)), 1.1, 1.1),
     "prism": (lambda b: b.prism(6, 0.95, 1.7), 0.95, 1.7),
     "tree": (_tree, 0.85, 2.3),
-    "house": (_house, 1.3, 1.75),
+    "house": (_house, 1.34, 1.78),
     "mushroom": (_mushroom, 0.95, 1.5),
     "table": (_table, 1.18, 1.14),
     "chair": (_chair, 0.78, 1.75),
     "snowman": (_snowman, 0.68, 2.62),
     "car": (_car, 1.2, 1.1),
     "lamp": (_lamp, 0.72, 1.85),
-    "cup": (_cup, 1.1, 1.3),
+    "cup": (_cup, 1.14, 1.305),
     "rocket": (_rocket, 0.76, 2.3),
 }
 

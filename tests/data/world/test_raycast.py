@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import minimum_filter
 
 from onediff_jax.data.world import OrbitCamera, Scene, Thing, World
 from onediff_jax.data.world.raycast import Rays, cast
@@ -186,6 +187,7 @@ def test_views_of_one_scene_agree_through_their_cameras():
     points = hits(first, scene, cameras[0])[mine]
     x, y, depth = cameras[1].project(points, 96, 96).T
     inside = (x >= 0) & (x < 96) & (y >= 0) & (y < 96)
-    there = second.depth[y[inside].astype(int), x[inside].astype(int)]
-    assert (there < depth[inside] + 0.04).mean() > 0.99
-    assert (np.abs(there - depth[inside]) < 0.02).mean() > 0.5
+    nearest = minimum_filter(second.depth, 3)
+    rows, columns = y[inside].astype(int), x[inside].astype(int)
+    assert (nearest[rows, columns] < depth[inside] + 0.01).mean() > 0.99
+    assert (np.abs(second.depth[rows, columns] - depth[inside]) < 0.02).mean() > 0.5

@@ -94,10 +94,8 @@ def test_things_do_not_collide_and_stay_in_view():
 def test_figure_can_be_forced():
     world = World()
     for index in range(10):
-        assert (
-            world.scene(index, figure=True).figure is world.scene(index, True).objects[-1] or True
-        )
-        assert world.scene(index, figure=True).figure is not None
+        scene = world.scene(index, figure=True)
+        assert scene.figure is scene.objects[-1] and scene.figure.label == "person"
         assert world.scene(index, figure=False).figure is None
 
 
