@@ -49,6 +49,7 @@ def _tiny() -> ConfigDict:
     c.name = "t2i_multitask"
     c.preset = "tiny"
     c.seed = 0
+    c.init_from = ""  # folder or hub id of the released layout to start from; "" = from scratch
 
     c.model = ConfigDict()
     c.model.hidden_size = 192  # channels
@@ -102,18 +103,18 @@ def _tiny() -> ConfigDict:
     c.flow.mean = 0.0
     c.flow.std = 1.0
     c.flow.shift = 3.0
-    c.flow.clean_share = 0.5  # of bundles, whose given frames are clean
-    c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+    c.flow.clean_share = 0.7  # of bundles, whose given frames are clean
+    c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
 
     c.train = ConfigDict()
     c.train.steps = 2000
-    c.train.batch_rows = 8  # per step, all devices together
+    c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
     c.train.caption_dropout = 0.1  # share of prompts
     c.train.max_skipped = 20  # steps in a row without a finite gradient before it stops
 
     c.optim = ConfigDict()
-    c.optim.learning_rate = 2e-3  # peak
+    c.optim.learning_rate = 5e-3  # peak
     c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine
     c.optim.warmup_steps = 100
     c.optim.end_factor = 0.02  # of the peak, at the end

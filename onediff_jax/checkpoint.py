@@ -1,6 +1,9 @@
 """Saving and restoring runs: the only user of orbax."""
 
+import contextlib
+import gc
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +82,12 @@ class Checkpoints:
             )
         step = steps[-1] if step is None else step
         try:
-            stored = self._checkpointer.checkpointables_metadata(step).metadata["state"]
-            self._compare(stored, abstract, step)
-            loaded = self._checkpointer.load_checkpointables(
-                step, {"state": abstract, "data": None}
-            )
+            with _quiet():
+                stored = self._checkpointer.checkpointables_metadata(step).metadata["state"]
+                _compare(stored, abstract, self._folder / str(step))
+                loaded = self._checkpointer.load_checkpointables(
+                    step, {"state": abstract, "data": None}
+                )
         except CheckpointError:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds
@@ -95,22 +99,88 @@ class Checkpoints:
             ) from error
         return step, loaded["state"], loaded["data"]
 
-    def _compare(self, stored: Any, abstract: Any, step: int) -> None:
-        def shapes(tree):
-            leaves = jax.tree_util.tree_leaves_with_path(tree)
-            return {_path(p): tuple(leaf.shape) for p, leaf in leaves if hasattr(leaf, "shape")}
 
-        have, want = shapes(stored), shapes(abstract)
-        differ = [
-            f"{name}: saved {have.get(name)}, this config {want.get(name)}"
-            for name in sorted(have.keys() | want.keys())
-            if have.get(name) != want.get(name)
-        ]
-        if differ:
+class SavedState:
+    """Reads parts of one checkpoint. Nothing is written, so the run may go on meanwhile.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; None for the newest.
+
+    Attributes: step.
+
+    Raises CheckpointError when there is no such checkpoint.
+    """
+
+    def __init__(self, workdir: str | Path, step: int | None = None):
+        folder = Path(workdir).resolve() / CHECKPOINTS
+        entries = folder.iterdir() if folder.is_dir() else ()
+        steps = sorted(int(entry.name) for entry in entries if entry.name.isdigit())
+        if not steps or (step is not None and step not in steps):
+            wanted = "" if step is None else f" of step {step}"
+            raise CheckpointError(f"no checkpoint{wanted} in {folder}; there are {steps}")
+        self.step = steps[-1] if step is None else step
+        self._folder = folder / str(self.step)
+
+    def read(self, part: dict[str, Any]) -> dict[str, Any]:
+        """The arrays of a part of the state, such as {"ema": …}, on their shardings.
+
+        Args:
+          part: nested dict of ShapeDtypeStruct with shardings; other leaves are not read.
+
+        Raises CheckpointError when it cannot be read, or holds other shapes.
+        """
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        try:
+            with _quiet(), context:
+                stored = ocp.checkpointables_metadata(self._folder).metadata["state"]
+                _compare(stored, part, self._folder, within=True)
+                return ocp.load_checkpointables(self._folder, {"state": part})["state"]
+        except CheckpointError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            first = str(error).splitlines()[0][:200] if str(error) else ""
             raise CheckpointError(
-                f"checkpoint {step} in {self._folder} is of another model or optimizer:\n  "
-                + "\n  ".join(differ[:10])
-            )
+                f"{self._folder} cannot be read ({type(error).__name__}: {first}); "
+                "it may be damaged, or removed meanwhile"
+            ) from error
+
+
+def _compare(stored: Any, wanted: Any, folder: Path, *, within: bool = False) -> None:
+    """Raises CheckpointError naming differing shapes; `within`: stored may hold more."""
+    if stored is None:  # orbax logs why it could not be read, and goes on
+        raise OSError("the description of its arrays is missing or cut off")
+
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {_path(p): tuple(leaf.shape) for p, leaf in leaves if hasattr(leaf, "shape")}
+
+    have, want = shapes(stored), shapes(wanted)
+    differ = [
+        f"{name}: saved {have.get(name)}, this config {want.get(name)}"
+        for name in sorted(want.keys() if within else have.keys() | want.keys())
+        if have.get(name) != want.get(name)
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{folder} is of another model or optimizer:\n  " + "\n  ".join(differ[:10])
+        )
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Damage is reported once, by us: orbax would log it per array, asyncio with tracebacks."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        gc.collect()  # asyncio reports a failed task when it is collected
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _path(path) -> str:

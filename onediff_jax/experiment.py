@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from onediff_jax.data.buckets import ASPECTS, bucket_size
 from onediff_jax.data.bundle import encode_bundle
 from onediff_jax.data.pipeline import (
     BatchIterator,
@@ -20,13 +19,14 @@ from onediff_jax.data.pipeline import (
     row_batches,
     stream_fields,
 )
+from onediff_jax.data.prepared.dataset import PreparedData
 from onediff_jax.data.rows import RowPacker
 from onediff_jax.data.world_bundles import WorldBundles
 from onediff_jax.flow.times import TimeSampling
-from onediff_jax.models.codec import LightCodec
+from onediff_jax.inputs import make_inputs
 from onediff_jax.models.layout import RowLayout, Slot
+from onediff_jax.models.lora import LoRA, add_lora, split_lora
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
-from onediff_jax.models.text_hash import HashedTextEncoder
 from onediff_jax.tasks.definitions import GROUPS, get_task
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -41,18 +41,23 @@ class Experiment:
     config: ConfigDict
     model_config: NextDiTConfig
     layout: RowLayout
-    codec: LightCodec
-    text_encoder: HashedTextEncoder
+    codec: Any  # LightCodec or encoders.AutoencoderCodec
+    text_encoder: Any  # prompts → embeddings (b, l, d), mask (b, l)
+    prepared: PreparedData | None  # None: the embedded world
     packer: RowPacker
     sizes: dict[str, tuple[tuple[int, int], ...]]  # task group → picture sizes in pixels
     times: TimeSampling
     draws: Draws
     graphdef: nnx.GraphDef
-    init_params: Callable[[], Any]  # not jitted; shapes by eval_shape
+    init_params: Callable[[], Any]  # what is trained; not jitted; shapes by eval_shape
+    lora: LoRA | None  # adapters alone are trained, beside the frozen weights of init_from
+    frozen_shapes: Any  # of those weights; None: everything is trained
 
     def bundles(self, task: str, *, held_out: bool = False, scenes: int | None = None) -> Any:
-        """Random-access pictures of a task from the config's data."""
+        """Random-access pictures of a task from the config's data; `scenes` is the world's."""
         data = self.config.data
+        if self.prepared is not None:
+            return self.prepared.bundles(task, held_out=held_out, seed=self.config.seed)
         return WorldBundles(
             task,
             self.sizes[get_task(task).group],
@@ -63,10 +68,12 @@ class Experiment:
             max_frames=max(s.frames for s in self.layout.slots if s.group == get_task(task).group),
         )
 
-    def encoded(self, task: str, **kwargs) -> Cached:
-        """The same as latents, kept in memory."""
+    def encoded(self, task: str, *, held_out: bool = False) -> Any:
+        """The same as latents; what is rendered is kept in memory, what is stored is read."""
+        if self.prepared is not None:
+            return self.prepared.examples(task, held_out=held_out)
         encode = functools.partial(encode_bundle, codec=self.codec)
-        return Cached(self.bundles(task, **kwargs), encode)
+        return Cached(self.bundles(task, held_out=held_out), encode)
 
     def batches(self, *, held_out: bool = False, **kwargs) -> BatchIterator:
         """The training stream (or the same of held-out scenes); kwargs as in `row_batches`."""
@@ -83,6 +90,8 @@ class Experiment:
         """What determines the order and content of the stream."""
         config = self.config
         data = {k: v for k, v in config.data.to_dict().items() if k not in ("threads", "prefetch")}
+        if self.prepared is not None:
+            data |= {"folders": self.prepared.fields(), "encoder": "as in the folders"}
         return stream_fields(
             self.layout,
             {
@@ -110,17 +119,19 @@ def make_layout(rows: tuple) -> RowLayout:
     return RowLayout(tuple(slots))
 
 
-def make_experiment(config: ConfigDict) -> Experiment:
+def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment:
     """Checks the whole config and builds what it describes; allocates nothing on devices.
+
+    Args:
+      with_data: False for a model that is only sampled: prepared folders need not exist then, and
+        the experiment has no examples of them.
 
     Raises ValueError that names the field, its value and the choices.
     """
     model = config.model
     if model.dtype not in DTYPES:
         raise ValueError(f"model.dtype={model.dtype!r} must be one of {list(DTYPES)}")
-    if config.data.name != "world":
-        raise ValueError(f"data.name={config.data.name!r} must be one of ['world']")
-    for path in ("data.scenes", "train.steps", "train.batch_rows", "train.accumulate"):
+    for path in ("train.steps", "train.batch_rows", "train.accumulate"):
         section, field = path.split(".")
         if config[section][field] <= 0:
             raise ValueError(f"{path}={config[section][field]} must be positive")
@@ -128,11 +139,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
     model_config = NextDiTConfig(**{name: model[name] for name in fields})
     layout = make_layout(config.rows)
     _check_slots(config, layout)
-    text_encoder = HashedTextEncoder(model.caption_channels, config.text.max_length)
-    sizes = {}
-    for slot in layout.slots:
-        found = tuple(bucket_size(a, slot.tokens) for a in config.data.aspects)
-        sizes[slot.group] = tuple(dict.fromkeys(found))
+    inputs = make_inputs(config, layout, with_data=with_data)
     flow = config.flow
     options = {
         "dtype": DTYPES[model.dtype],
@@ -140,30 +147,49 @@ def make_experiment(config: ConfigDict) -> Experiment:
         "unroll": model.unroll or model.depth,
     }
 
+    lora = _make_lora(config)
+
     def make(rngs: nnx.Rngs) -> NextDiT:
-        return NextDiT(model_config, rngs=rngs, **options)
+        module = NextDiT(model_config, rngs=rngs, **options)
+        if lora:
+            add_lora(module.layers, lora, rngs=rngs)
+        return module
+
+    def all_params():
+        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(config.seed)), nnx.Param))
 
     def init_params():
-        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(config.seed)), nnx.Param))
+        return split_lora(all_params())[0] if lora else all_params()
 
     return Experiment(
         config=config,
         model_config=model_config,
         layout=layout,
-        codec=LightCodec(),
-        text_encoder=text_encoder,
-        packer=RowPacker(layout, text_encoder, model_config.patch_size),
-        sizes=sizes,
+        codec=inputs.codec,
+        text_encoder=inputs.text_encoder,
+        prepared=inputs.prepared,
+        packer=RowPacker(layout, inputs.text_encoder, model_config.patch_size),
+        sizes=inputs.sizes,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift),
         draws=Draws(flow.clean_share, config.train.caption_dropout),
         graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
         init_params=init_params,
+        lora=lora,
+        frozen_shapes=split_lora(jax.eval_shape(all_params))[1] if lora else None,
     )
 
 
+def _make_lora(config: ConfigDict) -> LoRA | None:
+    """The adapters of config.lora; None where it is not given."""
+    fields = config.get("lora")
+    if fields is None:
+        return None
+    if not config.get("init_from"):
+        raise ValueError("lora trains adapters of given weights: init_from must name them")
+    return LoRA(fields.rank, fields.alpha, tuple(fields.targets))
+
+
 def _check_slots(config: ConfigDict, layout: RowLayout) -> None:
-    if not config.data.aspects:
-        raise ValueError(f"data.aspects is empty; choose from {list(ASPECTS)}")
     for name, weight in config.data.tasks.items():
         task = get_task(name)
         if weight and not any(

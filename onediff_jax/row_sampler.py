@@ -62,30 +62,34 @@ class RowSampler:
         for start in progress(range(0, len(rows), self._rows)):
             part = rows[start : start + self._rows]
             part += [rows[0]] * (self._rows - len(part))
-            batch = self._batch([[requests[i] for i in row] for row in part])
+            batch = self._batch([[None if i is None else requests[i] for i in row] for row in part])
             tokens = np.asarray(self._program(params, batch))
             for row, out in zip(part, tokens, strict=True):
                 for slot, index in enumerate(row):
+                    if index is None:
+                        continue
                     shapes = [f.shape[:2] for f in requests[index].bundle.frames]
                     results[index] = self._experiment.packer.unpack(out, slot, shapes)
         return results
 
-    def _batch(self, rows: list[list[Request]]) -> dict[str, np.ndarray]:
+    def _batch(self, rows: list[list[Request | None]]) -> dict[str, np.ndarray]:
         packer, layout = self._experiment.packer, self._experiment.layout
         packed, noise, sigmas = [], [], []
         for row in rows:
-            placed = [Placed(r.bundle, r.generate, True, r.bundle.prompt) for r in row]
-            packed.append(packer(placed))
-            drawn = [
-                dataclasses.replace(p, bundle=_noise(r)) for p, r in zip(placed, row, strict=True)
-            ]
-            noise.append(packer(drawn)["tokens"])
+            packed.append(
+                packer([r and Placed(r.bundle, r.generate, True, r.bundle.prompt) for r in row])
+            )
+            noise.append(
+                packer([r and Placed(_noise(r), r.generate, True, "") for r in row])["tokens"]
+            )
             per_slot = np.stack([self._sigmas(r) for r in row], axis=1)
             sigmas.append(per_slot[:, layout.frame_slot])
         batch = {k: np.stack([p[k] for p in packed]) for k in packed[0]}
         return {**batch, "noise": np.stack(noise), "sigmas": np.stack(sigmas, axis=1)}
 
-    def _sigmas(self, request: Request) -> np.ndarray:
+    def _sigmas(self, request: Request | None) -> np.ndarray:
+        if request is None:
+            return np.zeros(self._steps + 1, np.float32)
         patch = self._experiment.model_config.patch_size
         sides = [
             f.shape[:2] for f, g in zip(request.bundle.frames, request.generate, strict=True) if g
@@ -129,9 +133,10 @@ class RowSampler:
         )
 
 
-def pack(requests: Sequence[Request], slots: Sequence[Slot]) -> list[list[int]]:
-    """Rows of request indices, one per slot. The largest bundles choose first, the smallest slot
-    that fits; slots left over repeat a bundle that fits them.
+def pack(requests: Sequence[Request], slots: Sequence[Slot]) -> list[list[int | None]]:
+    """Rows of request indices, one per slot; None where nothing was left that fits.
+
+    The largest slot chooses first, the largest bundle that fits it.
 
     Raises ValueError when a bundle fits no slot.
     """
@@ -155,17 +160,15 @@ def pack(requests: Sequence[Request], slots: Sequence[Slot]) -> list[list[int]]:
                 f"{need(index)[1]} tokens fits no slot of {sorted(set(slots), key=str)}"
             )
         waiting.setdefault(need(index), []).append(index)
-    smallest = order[-1]
     rows = []
     while any(waiting.values()):
-        row = [-1] * len(slots)
-        # Each slot, from the largest, takes the largest waiting bundle that fits.
+        row: list[int | None] = [None] * len(slots)
         for s in reversed(by_size):
             for shape in sorted(waiting, reverse=True):
                 if waiting[shape] and fits(waiting[shape][0], slots[s]):
                     row[s] = waiting[shape].pop(0)
                     break
-        rows.append([i if i >= 0 else smallest for i in row])
+        rows.append(row)
     return rows
 
 

@@ -10,14 +10,15 @@ from onediff_jax.held_out import Example
 from onediff_jax.models.codec import LightCodec, to_uint8
 from onediff_jax.tasks.cameras import rays_from_frames
 
-CELL = 96  # pixels of a picture's longer side
-_GAP, _LABEL, _HEAD = 4, 190, 26
-_COLUMNS = (("given", 4), ("generated", 3), ("truth", 3))
-_INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (120, 120, 120)
+CELL = 112  # pixels of a picture's longer side
+_WIDTH, _NARROWEST = 1600, 3 * CELL  # pixels of the sheet; of a card's content
+_GAP, _SPACE, _HEAD, _PROMPT_LINES = 3, 10, 84, 3
+_INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
+_GROUPS = (("given", (110, 110, 110)), ("generated", (0, 90, 200)), ("truth", (20, 130, 50)))
 
 
 def picture(frame: np.ndarray, codec: LightCodec, role: str = "image") -> np.ndarray:
-    """A frame as uint8 (H, W, 3): pixels as they are, latents decoded, rays as direction colours."""
+    """A frame as uint8 (H, W, 3): pixels as they are, latents decoded, rays as colours."""
     if frame.dtype == np.uint8:
         return frame
     if role == "ray":
@@ -30,7 +31,7 @@ def picture(frame: np.ndarray, codec: LightCodec, role: str = "image") -> np.nda
 def example_row(
     example: Example, generated: Sequence[np.ndarray], codec: LightCodec, roles: Sequence[str]
 ) -> dict[str, list[np.ndarray]]:
-    """The pictures of one row of a sheet; known rays are left out where images are generated."""
+    """The pictures of one card of a sheet; known rays are left out where images are generated."""
     bundle: Bundle = example.bundle
     cells: dict[str, list[np.ndarray]] = {"given": [], "generated": [], "truth": []}
     for index, (role, wanted) in enumerate(zip(roles, example.generate, strict=True)):
@@ -43,27 +44,53 @@ def example_row(
 
 
 def draw_sheet(rows: Sequence[tuple[str, str, dict[str, list[np.ndarray]]]]) -> np.ndarray:
-    """One row per (label, prompt, cells): uint8 (H, W, 3)."""
-    width = _LABEL + sum(n * (CELL + _GAP) + 3 * _GAP for _, n in _COLUMNS)
-    height = _HEAD + len(rows) * (CELL + _GAP)
-    sheet = Image.new("RGB", (width, height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    bold, small = ImageFont.load_default(15), ImageFont.load_default(10)
-    x = _LABEL
-    for name, count in _COLUMNS:
-        draw.text((x, 5), name, fill=_INK, font=bold)
-        x += count * (CELL + _GAP) + 3 * _GAP
-    for number, (label, prompt, cells) in enumerate(rows):
-        top = _HEAD + number * (CELL + _GAP)
-        draw.text((4, top + 2), label, fill=_INK, font=bold)
-        for line, text in enumerate(_wrap(prompt, draw, small, _LABEL - 12)[:6]):
-            draw.text((4, top + 22 + 12 * line), text, fill=_FAINT, font=small)
-        x = _LABEL
-        for name, count in _COLUMNS:
-            for place, image in enumerate(cells[name][:count]):
-                sheet.paste(_fit(image), (x + place * (CELL + _GAP), top))
-            x += count * (CELL + _GAP) + 3 * _GAP
+    """One card per (label, prompt, cells), as many beside each other as fit: uint8 (H, W, 3)."""
+    cards = [_card(*row) for row in rows]
+    lines: list[list[Image.Image]] = []
+    room = 0
+    for card in cards:
+        if card.width > room:
+            lines.append([])
+            room = max(_WIDTH, card.width)
+        lines[-1].append(card)
+        room -= card.width
+    width = max((sum(card.width for card in line) for line in lines), default=1)
+    height = sum(max(card.height for card in line) for line in lines)
+    sheet = Image.new("RGB", (width, max(height, 1)), _PAPER)
+    top = 0
+    for line in lines:
+        left = 0
+        for card in line:
+            sheet.paste(card, (left, top))
+            left += card.width
+        top += max(card.height for card in line)
     return np.asarray(sheet)
+
+
+def _card(label: str, prompt: str, cells: dict[str, list[np.ndarray]]) -> Image.Image:
+    """The pictures of one example under its direction and prompt."""
+    groups = [(name, color, cells[name]) for name, color in _GROUPS if cells[name]]
+    pictures = sum(len(images) for _, _, images in groups)
+    wide = pictures * (CELL + _GAP) + len(groups) * _SPACE
+    card = Image.new("RGB", (max(wide, _NARROWEST) + 2 * _SPACE, _HEAD + CELL + _SPACE), _PAPER)
+    draw = ImageDraw.Draw(card)
+    bold, small = ImageFont.load_default(15), ImageFont.load_default(11)
+    draw.text((_SPACE, 4), label, fill=_INK, font=bold)
+    lines = _wrap(prompt, draw, small, card.width - 2 * _SPACE)
+    if len(lines) > _PROMPT_LINES:
+        lines = [*lines[: _PROMPT_LINES - 1], lines[_PROMPT_LINES - 1] + " …"]
+    for number, text in enumerate(lines):
+        draw.text((_SPACE, 23 + 13 * number), text, fill=_FAINT, font=small)
+    left = _SPACE
+    for name, color, images in groups:
+        draw.text((left, _HEAD - 17), name, fill=color, font=small)
+        for image in images:
+            card.paste(_fit(image), (left, _HEAD))
+            left += CELL + _GAP
+        end = left - _GAP - 1
+        draw.line((end - len(images) * (CELL + _GAP) + _GAP + 1, _HEAD - 3, end, _HEAD - 3), color)
+        left += _SPACE
+    return card
 
 
 def _fit(image: np.ndarray) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from onediff_jax.checkpoint import CheckpointError, Checkpoints
 from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.experiment import Experiment, make_experiment, param_count, param_shapes
+from onediff_jax.interop.pretrained import load_params
 from onediff_jax.metrics import (
     Clock,
     Reporter,
@@ -22,6 +24,7 @@ from onediff_jax.metrics import (
     task_means,
     time_left,
 )
+from onediff_jax.models.lora import join
 from onediff_jax.optim import make_optimizer
 from onediff_jax.parallel.mesh import batch_devices, batch_sharding, make_mesh
 from onediff_jax.parallel.memory import check_memory
@@ -82,19 +85,21 @@ class _Run:
         abstract = jax.eval_shape(init)
         self.shardings = state_shardings(abstract, self.mesh)
         rows = batch_sharding(self.mesh)
+        self.frozen, frozen_shardings = self._load_frozen()
         step = make_train_step(self.experiment, self.tx, schedule)
         self.step = jax.jit(
             step,
-            in_shardings=(self.shardings, rows),
+            in_shardings=(self.shardings, rows, frozen_shardings),
             out_shardings=(self.shardings, None),
             donate_argnums=0,
         )
         evaluate = make_eval_step(self.experiment)
-        self.evaluate = jax.jit(evaluate, in_shardings=(self.shardings.params, rows, None))
+        used = join(self.shardings.params, frozen_shardings)
+        self.evaluate = jax.jit(evaluate, in_shardings=(used, rows, None))
         self.batches = self.experiment.batches(
             process_index=jax.process_index(), process_count=jax.process_count()
         )
-        self.state = self._restore(abstract) or jax.jit(init, out_shardings=self.shardings)()
+        self.state = self._restore(abstract) or self._start(init, abstract)
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment) if config.log.sample_every else None
         self.stopping = False
@@ -126,6 +131,27 @@ class _Run:
         self.batches.seek(data["batches"])
         self.reporter.say(f"continuing from the checkpoint of step {step}")
         return state
+
+    def _start(self, init: Callable[[], TrainState], abstract: TrainState) -> TrainState:
+        """The state of step 0: initial values, or those of init_from."""
+        folder = self.config.get("init_from")
+        if not folder or self.experiment.lora:
+            return jax.jit(init, out_shardings=self.shardings)()
+        params = load_params(
+            folder, self.experiment.model_config, abstract.params, self.shardings.params
+        )
+        self.reporter.say(f"weights and EMA start from {folder}")
+        return jax.jit(lambda p: new_state(p, self.tx), out_shardings=self.shardings)(params)
+
+    def _load_frozen(self) -> tuple[Any, Any]:
+        """Weights that are used and not trained, and their shardings; None where all are."""
+        shapes, folder = self.experiment.frozen_shapes, self.config.get("init_from")
+        if shapes is None:
+            return None, None
+        shardings = state_shardings(shapes, self.mesh)
+        params = load_params(folder, self.experiment.model_config, shapes, shardings)
+        self.reporter.say(f"adapters of {self.experiment.lora} on the frozen weights of {folder}")
+        return params, shardings
 
     def _held_out_batches(self) -> list[dict[str, jax.Array]]:
         stream = self.experiment.batches(
@@ -179,7 +205,7 @@ class _Run:
                 if metrics is not None:  # at most one step in flight: memory stays flat
                     jax.block_until_ready(metrics["loss"])
                     running = add_sums(running, jax.device_get(metrics))
-                self.state, metrics = self.step(self.state, self.to_devices(batch))
+                self.state, metrics = self.step(self.state, self.to_devices(batch), self.frozen)
                 step += 1
                 self.clock.tick()
                 if step == first + 1:
@@ -236,16 +262,16 @@ class _Run:
         began = time.perf_counter()
         if step in log.held_out_at or step == total or (step and step % log.held_out_every == 0):
             key = jax.random.key(self.config.seed + 1)
-            sums = None
+            sums, params = None, join(self.state.ema, self.frozen)
             for number, batch in enumerate(self.held_out):
-                found = self.evaluate(self.state.ema, batch, jax.random.fold_in(key, number))
+                found = self.evaluate(params, batch, jax.random.fold_in(key, number))
                 sums = add_sums(sums, jax.device_get(found))
             values = task_means(sums, "held_out")
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")
         if self.preview and step and (step % log.sample_every == 0 or step == total):
-            self.reporter.image(step, "samples", self.preview(self.state.ema))
+            self.reporter.image(step, "samples", self.preview(join(self.state.ema, self.frozen)))
         self.clock.pause(time.perf_counter() - began)
 
     def close(self) -> None:

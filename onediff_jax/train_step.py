@@ -13,6 +13,7 @@ from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.experiment import Experiment
 from onediff_jax.flow.path import add_noise, velocity
 from onediff_jax.flow.times import sample_sigmas
+from onediff_jax.models.lora import join
 from onediff_jax.optim import ema_decay
 from onediff_jax.state import TrainState
 
@@ -73,38 +74,43 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """The step as a pure function; randomness is fold_in(config.seed, step).
 
-    With `train.accumulate` = n the batch is split in n parts whose gradients are averaged. A step
+    `frozen` are parameters that are not trained, beside state.params; None when all are. With
+    `train.accumulate` = n the batch is split in n parts whose gradients are averaged. A step
     whose gradient is not finite changes nothing but the counters.
     """
     config: ConfigDict = experiment.config
     parts = config.train.accumulate
-    grad_fn = jax.value_and_grad(flow_loss, has_aux=True)
 
-    def gradients(params, batch, key):
+    def loss_fn(params, frozen, batch, key):
+        return flow_loss(join(params, frozen), batch, key, experiment)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradients(params, frozen, batch, key):
         if parts == 1:
-            (loss, sums), grads = grad_fn(params, batch, key, experiment)
+            (loss, sums), grads = grad_fn(params, frozen, batch, key)
             return loss, sums, grads
 
         def one(carry, part):
             number, rows = part
-            (loss, sums), grads = grad_fn(params, rows, jax.random.fold_in(key, number), experiment)
+            (loss, sums), grads = grad_fn(params, frozen, rows, jax.random.fold_in(key, number))
             return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
 
         split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
         shapes = jax.eval_shape(
-            lambda rows: one_shape(params, rows, key), jax.tree.map(lambda a: a[0], split)
+            lambda rows: one_shape(params, frozen, rows, key), jax.tree.map(lambda a: a[0], split)
         )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         (loss, sums, grads), _ = jax.lax.scan(one, zeros, (jnp.arange(parts), split))
         return loss / parts, sums, jax.tree.map(lambda g: g / parts, grads)
 
-    def one_shape(params, rows, key):
-        (loss, sums), grads = grad_fn(params, rows, key, experiment)
+    def one_shape(params, frozen, rows, key):
+        (loss, sums), grads = grad_fn(params, frozen, rows, key)
         return loss, sums, grads
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def step(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        loss, sums, grads = gradients(state.params, batch, key)
+        loss, sums, grads = gradients(state.params, frozen, batch, key)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(loss)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -36,9 +36,13 @@ class Workdir:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_config(config)
         except BlockingIOError:
+            self.release()
             raise WorkdirError(f"workdir {self.path} is in use by another process") from None
-        self._check_config(config)
+        except BaseException:
+            self.release()
+            raise
 
     def _check_config(self, config: ConfigDict) -> None:
         file = self.path / "config.json"

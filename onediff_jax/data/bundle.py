@@ -15,7 +15,8 @@ class Bundle:
     Attributes:
       task: name in tasks.TASKS.
       prompt: the full prompt, task token included.
-      frames: uint8 (H, W, 3) pictures, or float32 (H/8, W/8, 16) ray maps, which are latents already.
+      frames: uint8 (H, W, 3) pictures, or float (H/8, W/8, 16) latents: ray maps,
+        and pictures that are stored as latents.
       truth: what evaluation compares with (depth in world units, masks, cameras …).
     """
 
@@ -27,11 +28,19 @@ class Bundle:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One example as latents: frames of (h, w, 16) float16, ready to be packed into a row."""
+    """One example as latents: frames of (h, w, 16) float16, ready to be packed into a row.
+
+    `text` is the prompt's embedding (l, d) where it was computed beforehand.
+    """
 
     task: str
     prompt: str
     frames: tuple[np.ndarray, ...]
+    text: np.ndarray | None = None
+
+    def draw(self, rng: np.random.Generator) -> "Encoded":
+        """The example as it goes into one row: this one has nothing left to draw."""
+        return self
 
 
 def encode_bundle(bundle: Bundle, codec: LightCodec) -> Encoded:

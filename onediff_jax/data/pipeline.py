@@ -62,7 +62,8 @@ class RowSource:
     """Random access to packed rows: row i takes bundles i·n … i·n + n − 1 of each task group.
 
     Args:
-      groups: per task group an endless random-access dataset of bundles.
+      groups: per task group an endless random-access dataset of examples, whose `draw(rng)` gives
+        the Encoded of a row.
       packer: puts one bundle per slot into a row.
       draws: what is drawn per bundle.
       seed: of those draws.
@@ -97,8 +98,8 @@ class RowSource:
         rng = np.random.default_rng((self._seed, row))
         placed = []
         for group, number in self._places:
-            bundle = self._groups[group][row * self._per_row[group] + number]
-            placed.append(self._place(bundle, rng))
+            example = self._groups[group][row * self._per_row[group] + number]
+            placed.append(self._place(example.draw(rng), rng))
         return self._packer(placed)
 
     def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
@@ -111,10 +112,20 @@ class RowSource:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Several random-access sources of one task, each with its weight."""
+
+    parts: tuple[tuple[Any, float], ...]
+
+
 def mix_groups(
     sources: Mapping[str, Any], weights: Mapping[str, float], seed: int
 ) -> dict[str, grain.MapDataset]:
     """One endless dataset per task group: shuffled, repeated sources in the proportion of weights.
+
+    Args:
+      sources: per task a random-access source of examples, or a Mixture of such.
 
     Raises ValueError for a negative weight, or a group whose weights are all zero.
     """
@@ -124,12 +135,19 @@ def mix_groups(
             raise ValueError(f"the weight of task {name} is {weights[name]}; it must be ≥ 0")
         if weights[name] == 0:
             continue
-        dataset = grain.MapDataset.source(source).seed(seed + number).shuffle().repeat(None)
+        dataset = _endless(source, seed + number)
         groups.setdefault(get_task(name).group, []).append((dataset, weights[name]))
     return {
         group: grain.MapDataset.mix([d for d, _ in members], [w for _, w in members])
         for group, members in groups.items()
     }
+
+
+def _endless(source: Any, seed: int) -> grain.MapDataset:
+    if isinstance(source, Mixture):
+        members = [_endless(part, seed) for part, _ in source.parts]
+        return grain.MapDataset.mix(members, [weight for _, weight in source.parts])
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
 
 
 def row_batches(

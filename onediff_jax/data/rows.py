@@ -43,23 +43,31 @@ class RowPacker:
         self._first_chunk = np.concatenate([[0], np.cumsum(per_slot)])
         self._first_frame = np.concatenate([[0], np.cumsum([s.frames for s in layout.slots])])
 
-    def __call__(self, placed: list[Placed]) -> dict[str, np.ndarray]:
-        """Raises ValueError when a bundle does not fit its slot, naming both."""
+    def __call__(self, placed: list[Placed | None]) -> dict[str, np.ndarray]:
+        """Packs one row; None leaves a slot empty, all padding.
+
+        Raises ValueError when a bundle does not fit its slot, naming both.
+        """
         layout, slots = self.layout, self.layout.slots
         if len(placed) != len(slots):
             raise ValueError(f"{len(placed)} bundles for {len(slots)} slots")
-        token_dim = self.patch**2 * placed[0].bundle.frames[0].shape[-1]
+        present = [p for p in placed if p is not None]
+        token_dim = self.patch**2 * present[0].bundle.frames[0].shape[-1]
         grid = (layout.chunks, layout.chunk)
         row = {
             "tokens": np.zeros((*grid, token_dim), np.float32),
             "positions": np.zeros((*grid, 3), np.int32),
             "token_mask": np.zeros(grid, bool),
             "generate": np.zeros(layout.frames, bool),
-            "clean": np.array([p.clean for p in placed]),
-            "task": np.array([TASK_NAMES.index(p.bundle.task) for p in placed], np.int32),
+            "clean": np.array([p is not None and p.clean for p in placed]),
+            "task": np.array(
+                [TASK_NAMES.index(p.bundle.task) if p else 0 for p in placed], np.int32
+            ),
         }
-        row["text"], row["text_mask"] = self.text_encoder([p.prompt for p in placed])
+        row["text"], row["text_mask"] = self._text(placed)
         for index, (slot, item) in enumerate(zip(slots, placed, strict=True)):
+            if item is None:
+                continue
             frames = item.bundle.frames
             if len(frames) > slot.frames:
                 raise ValueError(f"{item.bundle.task} bundle of {len(frames)} frames: {slot}")
@@ -79,6 +87,17 @@ class RowPacker:
                 views["positions"][f, : len(tokens), 1:] = positions
                 views["token_mask"][f, : len(tokens)] = True
         return row
+
+    def _text(self, placed: list[Placed | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Text (s, l, d) and mask (s, l); a prompt that was dropped is the empty one."""
+        known = [p.bundle.text if p and p.prompt else None for p in placed]
+        prompts = [p.prompt if p and k is None else "" for p, k in zip(placed, known, strict=True)]
+        text, mask = self.text_encoder(prompts)
+        for slot, embedding in enumerate(known):
+            if embedding is not None:
+                text[slot], mask[slot] = 0, False
+                text[slot, : len(embedding)], mask[slot, : len(embedding)] = embedding, True
+        return text, mask
 
     def unpack(self, tokens: np.ndarray, slot: int, shapes: list[tuple[int, int]]) -> list:
         """Frames (h, w, c) of one slot of a row's tokens (c, t, p); shapes are (h, w) latents."""

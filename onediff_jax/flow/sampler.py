@@ -1,5 +1,6 @@
 """Euler sampling with any subset of frames given (arXiv 2411.16318, section 3.1)."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -108,7 +109,9 @@ def denoise(
       guidance: strength of classifier-free guidance; 1 or less turns it off.
       patch: latents per token side, for the schedule's sequence length.
       noise_scale: multiplies that sequence length.
-      progress: wraps the range of steps (such as tqdm); the loop is then run step by step.
+      progress: wraps the range of steps (such as tqdm); the loop is then run step by step. A
+        model made by jax.jit (or a functools.partial of it) is called as it is, so later calls
+        compile nothing; any other is compiled once per call.
       **schedule: passed to `euler_schedule`.
 
     Raises ValueError when the mask selects nothing or shapes disagree.
@@ -134,12 +137,25 @@ def denoise(
     if progress is None:
         return euler(velocity, noise, conditions, generate, sigmas, expand)
 
-    step = jax.jit(
-        lambda latents, now, after: euler_step(
-            velocity, latents, conditions, generate, (now, after, sigmas[-2]), expand
-        )
-    )
+    def body(latents, pair):
+        levels = (*pair, sigmas[-2])
+        return euler_step(velocity, latents, conditions, generate, levels, expand), None
+
+    compiled = _is_compiled(model)
     latents = jnp.where(expand(generate), noise, conditions).astype(jnp.float32)
     for i in progress(range(num_steps)):
-        latents = step(latents, sigmas[i], sigmas[i + 1]).block_until_ready()
+        if compiled:
+            latents, _ = body(latents, (sigmas[i], sigmas[i + 1]))
+        else:
+            # A scan of one step, compiled once: what the model closes over (its weights) is an
+            # operand of that program, where jax.jit would make it a constant.
+            latents, _ = jax.lax.scan(body, latents, (sigmas[i : i + 1], sigmas[i + 1 : i + 2]))
+        latents.block_until_ready()
     return latents
+
+
+def _is_compiled(model: Callable) -> bool:
+    """Whether a call of it compiles nothing new: made by jax.jit, or a partial of that."""
+    while isinstance(model, functools.partial):
+        model = model.func
+    return isinstance(model, jax.stages.Wrapped)

@@ -39,10 +39,20 @@ class FeedForward(nnx.Module):
 
 
 class AdaLN(nnx.Module):
-    """SiLU, then a projection to the modulation of one layer."""
+    """SiLU, then a projection to the modulation of one layer; `bias_init` sets where it starts."""
 
-    def __init__(self, dim: int, out: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        self.linear = nnx.Linear(dim, out, kernel_init=xavier, rngs=rngs, dtype=dtype)
+    def __init__(
+        self,
+        dim: int,
+        out: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        bias_init: nnx.Initializer = nnx.initializers.zeros,
+    ):
+        self.linear = nnx.Linear(
+            dim, out, kernel_init=xavier, bias_init=bias_init, rngs=rngs, dtype=dtype
+        )
 
     def __call__(self, cond: Float[Array, "*b d"]) -> Float[Array, "*b o"]:
         return self.linear(jax.nn.silu(cond))

@@ -8,7 +8,7 @@ non-float tensor is listed in one error.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ _DTYPES = {
 }
 _WEIGHT_DTYPES = tuple(_DTYPES[name] for name in ("F32", "F16", "BF16"))
 COMPUTE_DTYPES = ("float32", "bfloat16")
+_TILE = 256  # sides of the pieces in which a transposed matrix is copied
+_ALIGNMENT = 64  # bytes; where a host array starts at a multiple, a CPU array needs no copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,10 @@ def read_tensors(folder, stem: str) -> dict[str, np.ndarray]:
                 "with save_pretrained(..., safe_serialization=True)"
             )
         raise ValueError(f"{str(folder)!r} has no {single.name} nor {index.name}; found {found}")
-    weight_map = json.loads(index.read_text())["weight_map"]
+    try:
+        weight_map = dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is not an index of shards: it has no weight_map") from error
     tensors, misplaced = {}, []
     for name in sorted(set(weight_map.values())):
         if name != pathlib.Path(name).name or not (folder / name).is_file():
@@ -113,7 +118,10 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     length = int.from_bytes(data[:8].tobytes(), "little")
     if 8 + length > size:
         raise ValueError(f"{path} is not a whole safetensors file ({size} bytes)")
-    header = json.loads(data[8 : 8 + length].tobytes())
+    try:
+        header = dict(json.loads(data[8 : 8 + length].tobytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a safetensors file: its header is not JSON") from error
     header.pop("__metadata__", None)
     body, tensors = data[8 + length :], {}
     for name, entry in header.items():
@@ -128,15 +136,38 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def load_params(
-    shapes: Mapping, sources: Mapping[tuple, Source], tensors: Mapping[str, np.ndarray], where
+    shapes: Mapping,
+    sources: Mapping[tuple, Source],
+    tensors: Mapping[str, np.ndarray],
+    where,
+    shardings: Mapping | None = None,
 ) -> dict:
-    """Our parameters, filled from a folder's tensors.
+    """Our parameters, filled from a folder's tensors: the nested dict `shapes` with jax arrays.
+
+    Arguments and errors are those of `open_params`. Arrays are made one after the other: beyond
+    the result, the host holds one of them.
+    """
+    param = open_params(shapes, sources, tensors, where, shardings)
+    paths = traverse_util.flatten_dict(dict(shapes))
+    return traverse_util.unflatten_dict({path: param(path) for path in paths})
+
+
+def open_params(
+    shapes: Mapping,
+    sources: Mapping[tuple, Source],
+    tensors: Mapping[str, np.ndarray],
+    where,
+    shardings: Mapping | None = None,
+) -> Callable[[tuple], jax.Array]:
+    """Checks a folder's tensors and returns what makes one of our parameters from its path.
 
     shapes: nested dict of jax.ShapeDtypeStruct, the shapes and dtypes to fill. sources: for each
-    of its paths, where the array comes from. Returns the same nested dict with jax arrays. Raises
-    one ValueError that lists every missing, unexpected, misshapen or non-float tensor.
+    of its paths, where the array comes from. shardings: the same tree of jax.sharding.Sharding;
+    each process then reads what its devices hold. Raises one ValueError that lists every missing,
+    unexpected, misshapen or non-float tensor.
     """
     shapes = traverse_util.flatten_dict(dict(shapes))
+    shardings = traverse_util.flatten_dict(dict(shardings)) if shardings else {}
     if set(shapes) != set(sources):
         raise ValueError(f"paths without a source: {sorted(set(shapes) ^ set(sources), key=str)}")
     expected = {name: source.shape for source in sources.values() for name in source.names}
@@ -154,14 +185,45 @@ def load_params(
         raise ValueError(
             f"{str(where)!r} does not fit its config.json:\n" + "\n".join(sorted(problems))
         )
-    params = {path: _convert(shape, sources[path], tensors) for path, shape in shapes.items()}
-    return traverse_util.unflatten_dict(params)
+    return lambda path: _convert(shapes[path], sources[path], tensors, shardings.get(path))
 
 
-def _convert(ours: jax.ShapeDtypeStruct, source: Source, tensors) -> jax.Array:
-    # Straight into an array of the final dtype: never more than one array beyond the result.
-    out = np.empty(ours.shape, ours.dtype)
-    for i, name in enumerate(source.names):
-        layer = out[i] if source.stacked else out
-        layer[...] = tensors[name].transpose(source.axes).reshape(layer.shape)
-    return jnp.asarray(out)
+def _convert(
+    ours: jax.ShapeDtypeStruct, source: Source, tensors, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        """A part of our array, straight in its final dtype."""
+        size = [len(range(*s.indices(n))) for s, n in zip(index, ours.shape, strict=True)]
+        out = _empty(size, ours.dtype)
+        if source.stacked:
+            for row, name in zip(out, source.names[index[0]], strict=True):
+                fill(row, view(name, ours.shape[1:])[index[1:]])
+        else:
+            fill(out, view(source.names[0], ours.shape)[index])
+        return out
+
+    def view(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return tensors[name].transpose(source.axes).reshape(shape)
+
+    if sharding is None:
+        return jax.device_put(part((slice(None),) * len(ours.shape)))
+    return jax.make_array_from_callback(ours.shape, sharding, part)
+
+
+def fill(out: np.ndarray, values: np.ndarray) -> None:
+    """out[...] = values, converted; a transposed matrix goes in tiles that fit a cache."""
+    if values.ndim != 2 or values.strides[0] >= values.strides[1]:
+        out[...] = values
+        return
+    for row in range(0, out.shape[0], _TILE):
+        for column in range(0, out.shape[1], _TILE):
+            tile = slice(row, row + _TILE), slice(column, column + _TILE)
+            out[tile] = values[tile]
+
+
+def _empty(shape: list[int], dtype: np.dtype) -> np.ndarray:
+    """np.empty, aligned: device_put then takes it as it is on CPU."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)

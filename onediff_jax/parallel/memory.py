@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 GIB = 2**30
 _STATE_BYTES = 4 * 5  # parameters, gradients, two moments and EMA, float32 each
+_FROZEN_BYTES = 4  # weights that are used and not trained
 
 
 def device_bytes(device: jax.Device) -> int | None:
@@ -28,7 +29,8 @@ def needed_bytes(experiment, params: int, mesh: Mesh) -> int:
     # Kept numbers per token and layer, in units of the model's width.
     kept = {"full": 1.0, "attention": 4.5, "none": 10 + 4 * cfg.ffn_dim / cfg.hidden_size}
     activations = tokens * cfg.depth * cfg.hidden_size * kept[config.model.remat] * width
-    return int(params * _STATE_BYTES / shards + activations)
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(experiment.frozen_shapes))
+    return int((params * _STATE_BYTES + frozen * _FROZEN_BYTES) / shards + activations)
 
 
 def check_memory(experiment, params: int, mesh: Mesh) -> None:

@@ -20,6 +20,7 @@ RULES = (
     (r"final_layer/adaLN_modulation/linear/kernel", P(None, "fsdp")),
     (r"final_layer/linear/kernel", P("fsdp", None)),
     (r".*/(bias|scale|weight|gate)", P()),
+    (r"layers/.*/lora_[ab]", P()),
 )
 
 

@@ -1,0 +1,1 @@
+"""Prepared folders: encoded training examples in ArrayRecord shards, written once, read often."""

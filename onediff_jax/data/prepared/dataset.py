@@ -1,0 +1,217 @@
+"""Prepared folders as the data of an experiment: checked against its rows, mixed by weight."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import ml_dtypes
+import numpy as np
+
+from onediff_jax.data.bundle import Bundle
+from onediff_jax.data.pipeline import Mixture
+from onediff_jax.data.prepared.plan import SPLITS
+from onediff_jax.data.prepared.reader import (
+    Decoding,
+    PreparedExamples,
+    PreparedFolder,
+    Records,
+    Stored,
+)
+from onediff_jax.models.layout import RowLayout
+from onediff_jax.tasks.definitions import TASKS, Task, get_task
+
+_UNIT = 16  # pixels per token side
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedData:
+    """Several folders under one roof.
+
+    Attributes:
+      folders: with the weight of each among the folders that have a task.
+      layout: of the rows that the examples go into.
+      evaluate_on: the split that stands for held-out data, "held_out" or "train".
+      codec: encodes stored pixels.
+      cached_text: whether the cached embeddings are used; otherwise the captions are.
+    """
+
+    folders: tuple[tuple[PreparedFolder, float], ...]
+    layout: RowLayout
+    evaluate_on: str
+    codec: Any
+    cached_text: bool
+
+    def split(self, held_out: bool) -> str:
+        return self.evaluate_on if held_out else "train"
+
+    def decoding(self, folder: PreparedFolder, task: str) -> Decoding:
+        """How the records of a task are read for these rows."""
+        slots = self._slots(get_task(task))
+        scaling = folder.pictures.get("scaling_factor")
+        return Decoding(self.codec, scaling, min(s.frames for s in slots), self.cached_text)
+
+    def examples(self, task: str, *, held_out: bool) -> Mixture:
+        """The examples of every folder that has the task, in the proportion of the weights."""
+        return Mixture(
+            tuple(
+                (PreparedExamples(records, self.decoding(folder, task)), weight)
+                for folder, records, weight in self._records(task, self.split(held_out))
+            )
+        )
+
+    def bundles(self, task: str, *, held_out: bool, seed: int) -> "PreparedBundles":
+        """The same examples with their pictures, each always drawn alike."""
+        found = self._records(task, self.split(held_out))
+        return PreparedBundles(
+            [(records, self.decoding(folder, task)) for folder, records, _ in found], task, seed
+        )
+
+    def sizes(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """Task group → (height, width) in pixels of its pictures."""
+        found: dict[str, dict] = {}
+        for folder, _ in self.folders:
+            for name, facts in folder.tasks.items():
+                group = found.setdefault(get_task(name).group, {})
+                group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
+        return {group: tuple(sizes) for group, sizes in found.items()}
+
+    def fields(self) -> list[list[Any]]:
+        """What determines the content: the hash and weight of every folder, wherever it lies."""
+        return [[folder.manifest["sha256"], weight] for folder, weight in self.folders]
+
+    def _records(self, task: str, split: str) -> list[tuple[PreparedFolder, Records, float]]:
+        found = [
+            (folder, folder.records(task, split), weight)
+            for folder, weight in self.folders
+            if folder.tasks.get(task, {}).get(split) and weight > 0
+        ]
+        if not found:
+            have = {str(f.path): {t: v[split] for t, v in f.tasks.items()} for f, _ in self.folders}
+            raise ValueError(
+                f"no folder of data.folders has {split} examples of task {task}: {have}. Take it "
+                "out of data.tasks, or prepare it"
+                + (", or set data.evaluate_on='train'" if split == "held_out" else "")
+            )
+        return found
+
+    def _slots(self, task: Task) -> list:
+        return [s for s in self.layout.slots if s.group == task.group]
+
+    def check(self, tasks: Mapping[str, float]) -> None:
+        """Raises ValueError when a weighted task has no examples, or some that fit no slot."""
+        for name in (name for name, weight in tasks.items() if weight):
+            for split in {"train", self.evaluate_on}:
+                for folder, _, _ in self._records(name, split):
+                    self._check_fit(folder, get_task(name))
+
+    def _check_fit(self, folder: PreparedFolder, task: Task) -> None:
+        facts, slots = folder.tasks[task.name], self._slots(task)
+        room = min(slot.tokens for slot in slots)
+        tokens = max(h * w // _UNIT**2 for h, w in map(_parse, facts["sizes"]))
+        if tokens > room:
+            raise ValueError(
+                f"{folder.path} has pictures of {tokens} tokens for {task.name}, but the slots of "
+                f"group {task.group!r} in rows hold {room}; prepare it with --tokens={room}"
+            )
+        frames = facts["frames"][1] * (2 if "ray" in task.frames else 1)
+        most = min(slot.frames for slot in slots)
+        if frames > most and self.cached_text and task.group == "identity":
+            raise ValueError(
+                f"{folder.path} has {task.name} examples of {frames} frames, the slots hold "
+                f"{most}, and cached prompts cannot lose a picture; prepare with fewer pictures "
+                "each, or with --text=none"
+            )
+
+
+class PreparedBundles:
+    """Random access to the examples of one task as pictures; number i is always the same."""
+
+    def __init__(self, parts: Sequence[tuple[Records, Decoding]], task: str, seed: int):
+        self._parts, self._task, self._seed = parts, task, seed
+
+    def __len__(self) -> int:
+        return sum(len(records) for records, _ in self._parts)
+
+    def __getitem__(self, index: SupportsIndex) -> Bundle:
+        place = index = int(index)
+        rng = np.random.default_rng((self._seed, list(TASKS).index(self._task), index))
+        for records, decoding in self._parts:
+            if 0 <= place < len(records):
+                return Stored(records[place], decoding).bundle(rng)
+            place -= len(records)
+        raise ValueError(f"example {index} of {self._task} was asked for; there are {len(self)}")
+
+
+class CachedText:
+    """The text encoder where embeddings come with the records: it knows the empty prompt alone.
+
+    Args:
+      empty: (l, d) embedding of the empty prompt.
+      max_length: tokens per prompt.
+      encode: embeds any other prompt, if there is such an encoder: prompts → list of (l, d).
+    """
+
+    def __init__(self, empty: np.ndarray, max_length: int, encode: Callable | None = None):
+        self._empty, self._encode = np.asarray(empty, np.float32), encode
+        self.max_length, self.dim = max_length, self._empty.shape[-1]
+
+    def __call__(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (b, max_length, dim) bfloat16 and mask (b, max_length) bool.
+
+        Raises ValueError for a prompt that is neither empty nor can be encoded.
+        """
+        text = np.zeros((len(prompts), self.max_length, self.dim), ml_dtypes.bfloat16)
+        mask = np.zeros((len(prompts), self.max_length), bool)
+        if any(prompts) and self._encode is None:
+            raise ValueError(
+                f"prompt {next(filter(None, prompts))!r} has no cached embedding, and no encoder "
+                "is set; set text.folder to the folder of the T5 that prepared the data"
+            )
+        for row, prompt in enumerate(prompts):
+            found = self._encode([prompt])[0] if prompt else self._empty
+            text[row, : len(found)], mask[row, : len(found)] = found, True
+        return text, mask
+
+
+def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
+    """The folders of config.data.folders: paths, or (path, weight) pairs.
+
+    Raises ValueError for no folder, a bad entry, a negative weight, or folders whose pictures or
+    cached captions come from different encoders; PreparedError for a folder that is not finished.
+    """
+    if not folders or isinstance(folders, str):
+        raise ValueError(f"data.folders={folders!r} must be a tuple of (path, weight)")
+    opened = []
+    for entry in folders:
+        path, weight = (entry, 1.0) if isinstance(entry, str) else entry
+        if weight < 0:
+            raise ValueError(f"data.folders: the weight of {path} is {weight}; it must be ≥ 0")
+        opened.append((PreparedFolder(path), float(weight)))
+    first = opened[0][0]
+    for other, _ in opened[1:]:
+        for what in ("pictures", "text"):
+            ours, theirs = (_essence(getattr(f, what)) for f in (first, other))
+            if ours != theirs:
+                raise ValueError(
+                    f"{first.path} and {other.path} have {what} of different encoders: {ours} and "
+                    f"{theirs}"
+                )
+    return tuple(opened)
+
+
+def check_split(evaluate_on: str) -> None:
+    """Raises ValueError for an unknown data.evaluate_on; lists the choices."""
+    if evaluate_on not in SPLITS:
+        raise ValueError(f"data.evaluate_on={evaluate_on!r} must be one of {SPLITS}")
+
+
+def _essence(identity: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What must agree: the encoder, not the precision or the machine it ran on."""
+    names = ("kind", "sha256", "scaling_factor", "tokenizer", "width")
+    return identity and {name: identity.get(name) for name in names}
+
+
+def _parse(size: str) -> tuple[int, int]:
+    """(height, width) of "WIDTHxHEIGHT"."""
+    width, height = size.split("x")
+    return int(height), int(width)

@@ -1,0 +1,141 @@
+"""What a preparation does: everything that determines its output, and nothing else."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from onediff_jax.data.prepared.fit import Fitting
+from onediff_jax.data.sources.base import BadRecord, RawExample, Source
+
+FORMAT_VERSION = 1  # raise it when the same plan starts to give other bytes
+SPLITS = ("train", "held_out")
+_PACKAGES = ("onediff-jax", "numpy", "pillow", "scipy", "array-record")
+
+
+class PictureEncoder(Protocol):
+    """Pictures to what a record stores of them."""
+
+    batch: int  # pictures per call; always the same number, so that one program serves
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other encoders, for the manifest; JSON values."""
+        ...
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """(batch, H, W, 3) uint8 → (batch, H/8, W/8, 2·c) float16: mean, log-variance."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Prompts to embeddings."""
+
+    def identity(self) -> dict[str, Any]:
+        """As for pictures."""
+        ...
+
+    def __call__(self, prompts: list[str]) -> list[np.ndarray]:
+        """Per prompt (l, d) bfloat16, real tokens only."""
+        ...
+
+
+class Annotator(Protocol):
+    """Captions and conditions that models find in plain pictures; see data/annotate.py."""
+
+    def describe(self) -> dict[str, str]:
+        """Kind → model."""
+        ...
+
+    def annotate(self, examples: list[RawExample]) -> list[list[RawExample | BadRecord]]:
+        """Per text2image example: itself, and what was found or failed."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """The networks of a preparation. None: pixels are stored; captions are stored only; nothing is
+    annotated."""
+
+    pictures: PictureEncoder | None = None
+    text: TextEncoder | None = None
+    annotator: Annotator | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What the manifest says of them."""
+        return {
+            "pictures": self.pictures.identity() if self.pictures else {"kind": "pixels"},
+            "text": self.text.identity() if self.text else None,
+            "annotators": self.annotator.describe() if self.annotator else {},
+        }
+
+    def __bool__(self) -> bool:
+        return any((self.pictures, self.text, self.annotator))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A source and what is to be made of it. Can be pickled and sent to workers.
+
+    Attributes:
+      source: what is read.
+      fitting: sizes and tasks.
+      held_out: share of the keys (0..1) kept from training, chosen by their hash.
+      max_bad_share: share of bad records (0..1) above which the preparation stops.
+      make_encoders: called once per process.
+
+    Raises:
+      ValueError: a share outside 0..1.
+    """
+
+    source: Source
+    fitting: Fitting
+    held_out: float
+    max_bad_share: float
+    make_encoders: Callable[[], Encoders] = Encoders
+
+    def __post_init__(self):
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out} must be at least 0 and below 1")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share={self.max_bad_share} must be in 0..1")
+
+    def fields(self, encoders: Encoders) -> dict[str, Any]:
+        """What determines the output, as JSON values: two runs with equal fields write the same
+        bytes. The limit on bad records is not among them."""
+        shards = self.source.shards()
+        fields = {
+            "format_version": FORMAT_VERSION,
+            "source": self.source.describe(),
+            "parts": len(shards),
+            "parts_sha256": hashlib.sha256("\0".join(shards).encode()).hexdigest(),
+            **dataclasses.asdict(self.fitting),
+            "held_out": self.held_out,
+            "encoders": encoders.identity(),
+            "versions": {name: _version(name) for name in _PACKAGES},
+        }
+        return json.loads(json.dumps(fields, sort_keys=True))
+
+
+def split_of(key: str, held_out: float) -> str:
+    """ "held_out" for that share of all keys, "train" for the others, by their hash alone: every
+    task made from a picture is on the same side as the picture."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return SPLITS[int.from_bytes(digest, "little") / 2**64 < held_out]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

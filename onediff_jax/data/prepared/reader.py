@@ -1,0 +1,204 @@
+"""Random access to prepared folders, as training examples.
+
+Opening reads the manifest alone. Files are opened when a record of theirs is wanted, and only the
+most recently used stay open, so memory does not grow with the folder or with the time.
+"""
+
+import bisect
+import collections
+import dataclasses
+import itertools
+import threading
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from onediff_jax.data.bundle import Bundle, Encoded
+from onediff_jax.data.prepared.manifest import PreparedError, read_manifest
+from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
+from onediff_jax.models.codec import LightCodec
+from onediff_jax.tasks import cameras as ray_maps
+from onediff_jax.tasks.definitions import get_task
+
+_OPEN_FILES = 128  # per folder, task and split
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_BUFFER = 1 << 16  # bytes; the default, 1 MiB, is for reading in sequence
+
+
+class PreparedFolder:
+    """A finished prepared folder. Attributes: path, manifest.
+
+    Raises PreparedError when it is none, or a file of it is gone or has another size.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = read_manifest(self.path)
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Per task: records in "train" and "held_out", fewest and most "frames", "sizes"."""
+        return self.manifest["tasks"]
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """Identity of the picture encoder; its "kind" is "pixels" or "autoencoder"."""
+        return self.manifest["plan"]["encoders"]["pictures"]
+
+    @property
+    def text(self) -> dict[str, Any] | None:
+        """Identity of the encoder of the cached captions; None when there are none."""
+        return self.manifest["plan"]["encoders"]["text"]
+
+    def records(self, task: str, split: str) -> "Records":
+        """The records of a task and split ("train" or "held_out"), in the order of the source."""
+        files = [f for f in self.manifest["files"] if (f["task"], f["split"]) == (task, split)]
+        return Records(self.path, files)
+
+
+class Records:
+    """A sequence of records over many files; thread-safe.
+
+    Raises PreparedError when a file is missing or damaged, naming it.
+    """
+
+    def __init__(self, folder: Path, files: list[dict[str, Any]]):
+        self._folder, self._files = folder, [file["file"] for file in files]
+        self._ends = list(itertools.accumulate(file["records"] for file in files))
+        self._readers: collections.OrderedDict[int, ArrayRecordReader] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        position = index - (self._ends[number - 1] if number else 0)
+        try:
+            return from_bytes(self._reader(number).read([position])[0])
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise PreparedError(
+                f"{self._folder / self._files[number]}, record {position}: {error}; "
+                "prepare --check tells what else is damaged"
+            ) from error
+
+    def _reader(self, number: int) -> ArrayRecordReader:
+        with self._lock:
+            reader = self._readers.pop(number, None)
+            if reader is None:
+                path = str(self._folder / self._files[number])
+                reader = ArrayRecordReader(path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER)
+            self._readers[number] = reader
+            if len(self._readers) > _OPEN_FILES:
+                # Not closed: another thread may be reading. It goes when nobody holds it.
+                self._readers.popitem(last=False)
+            return reader
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """From what a record stores to what training sees.
+
+    Attributes:
+      codec: of pictures that are stored as pixels.
+      scaling: latents = scaling · z, of pictures that are stored as posteriors.
+      max_frames: room in a slot; longer identity and multiview examples lose frames at random.
+      cached_text: use the cached embeddings; their prompts name every picture, so none is lost.
+    """
+
+    codec: LightCodec
+    scaling: float | None
+    max_frames: int
+    cached_text: bool = False
+
+    def latents(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(h, w, c) float16 of a stored frame; a posterior is sampled."""
+        if frame.dtype == np.uint8:
+            return self.codec.encode(frame).astype(np.float16)
+        mean, logvar = np.split(frame.astype(np.float32), 2, axis=-1)
+        z = mean + np.exp(0.5 * logvar) * rng.standard_normal(mean.shape, np.float32)
+        return (z * np.float32(self.scaling)).astype(np.float16)
+
+    def latent_size(self, frame: np.ndarray) -> tuple[int, int]:
+        """(h, w) in latents of a stored frame."""
+        factor = self.codec.factor if frame.dtype == np.uint8 else 1
+        return frame.shape[0] // factor, frame.shape[1] // factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A record on its way into a row: captions, views and posteriors are drawn for each row."""
+
+    record: Record
+    decoding: Decoding
+
+    def draw(self, rng: np.random.Generator) -> Encoded:
+        """One of the examples that the record stands for."""
+        record, text = self._chosen(rng)
+        frames = [self.decoding.latents(frame, rng) for frame in record.frames]
+        return Encoded(record.task, text[0], self._with_rays(record, frames), text[1])
+
+    def bundle(self, rng: np.random.Generator) -> Bundle:
+        """The same as `draw`, with stored pixels as pictures."""
+        record, text = self._chosen(rng)
+        frames = [
+            frame if frame.dtype == np.uint8 else self.decoding.latents(frame, rng)
+            for frame in record.frames
+        ]
+        truth = {"cameras": record.cameras, "key": record.key, **record.extras}
+        frames = self._with_rays(record, frames)
+        return Bundle(record.task, text[0], frames, truth)
+
+    def _chosen(self, rng) -> tuple[Record, tuple[str, np.ndarray | None]]:
+        record = self._views(rng)
+        if self.decoding.cached_text:
+            number = int(rng.integers(len(record.texts)))
+            return record, (prompt_choices(record)[number], record.texts[number])
+        captions = [c[rng.integers(len(c))] if c else "" for c in record.captions]
+        return record, (prompt_of(record, captions), None)
+
+    def _views(self, rng: np.random.Generator) -> Record:
+        """The record with as many pictures as are drawn; the first one always stays."""
+        record, task = self.record, get_task(self.record.task)
+        per_picture = 2 if "ray" in task.frames else 1
+        most = min(len(record.frames), self.decoding.max_frames // per_picture)
+        least = min(task.min_frames // per_picture, most)
+        count = int(rng.integers(least, most + 1))
+        keep_all = self.decoding.cached_text and task.group == "identity"
+        if count == len(record.frames) or keep_all:
+            return record
+        others = np.sort(rng.permutation(len(record.frames) - 1)[: count - 1]) + 1
+        kept = [0, *map(int, others)]
+        return dataclasses.replace(
+            record,
+            frames=tuple(record.frames[i] for i in kept),
+            captions=tuple(record.captions[i] for i in kept),
+            cameras=record.cameras and record.cameras[kept],
+        )
+
+    def _with_rays(self, record: Record, frames: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        if record.cameras is None:
+            return tuple(frames)
+        rays = ray_maps.rays_from_cameras(
+            record.cameras, self.decoding.latent_size(record.frames[0])
+        )
+        maps = ray_maps.ray_frames(rays).astype(np.float16)
+        return tuple(frame for pair in zip(frames, maps, strict=True) for frame in pair)
+
+
+class PreparedExamples:
+    """Random access to the examples of one task and split of a folder, for `mix_groups`."""
+
+    def __init__(self, records: Records, decoding: Decoding):
+        self._records, self._decoding = records, decoding
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: SupportsIndex) -> Stored:
+        return Stored(self._records[index], self._decoding)

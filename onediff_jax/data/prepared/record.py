@@ -1,0 +1,144 @@
+"""One training example as bytes: a JSON header and the arrays behind it, nothing else.
+
+    b"ODR1" · header length (uint32, little endian) · header (ASCII JSON) · arrays, C order
+
+The header lists dtype and shape of each array, in their order. Any language can read it, the bytes
+depend on the content alone, and reading copies nothing.
+"""
+
+import dataclasses
+import json
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from onediff_jax.tasks import prompts
+from onediff_jax.tasks.cameras import Cameras
+from onediff_jax.tasks.definitions import get_task
+
+_MAGIC = b"ODR1"
+_DTYPES = {"uint8": np.uint8, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_CAMERA_FIELDS = ("R", "T", "focal", "principal")
+
+
+class RecordError(ValueError):
+    """Bytes that are not a whole record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One example as stored.
+
+    Attributes:
+      key: of the source's example.
+      task: name in tasks.TASKS.
+      captions: per picture, zero or more alternatives; training draws one of each.
+      frames: the pictures, target first; all uint8 (H, W, 3), or all float16 (H/8, W/8, 2·c): mean
+        and log-variance of an autoencoder's posterior, unscaled. Rays are not stored: they follow
+        from the cameras.
+      regions, item, cameras: see RawExample; the cameras fit the stored pictures.
+      texts: embeddings (l, d) bfloat16 of `prompt_choices`, real tokens only; empty when the text
+        encoder runs in training.
+      extras: further JSON values: the depth normalisation, what the source kept.
+    """
+
+    key: str
+    task: str
+    captions: tuple[tuple[str, ...], ...]
+    frames: tuple[np.ndarray, ...]
+    regions: tuple[tuple[str, str], ...] = ()
+    item: str | None = None
+    cameras: Cameras | None = None
+    texts: tuple[np.ndarray, ...] = ()
+    extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def prompt_of(record: Record, captions: Sequence[str]) -> str:
+    """The prompt with one caption chosen for each picture; without any, the task token alone.
+
+    Raises ValueError for regions or an item that the task cannot have.
+    """
+    sources = None
+    if get_task(record.task).group == "identity" and any(captions):
+        sources = list(captions[1:])
+    return prompts.build(
+        record.task,
+        captions[0] if captions else "",
+        regions=record.regions,
+        item=record.item,
+        sources=sources,
+    )
+
+
+def prompt_choices(record: Record) -> tuple[str, ...]:
+    """The prompts whose embeddings are cached: number k takes caption k of every picture (picture
+    with fewer captions start again from their first)."""
+    count = max([1, *map(len, record.captions)])
+    return tuple(
+        prompt_of(record, [c[k % len(c)] if c else "" for c in record.captions])
+        for k in range(count)
+    )
+
+
+def to_bytes(record: Record) -> bytes:
+    """The record as bytes, the same ones for the same content.
+
+    Raises ValueError for an array that is not uint8, float16 or bfloat16.
+    """
+    arrays = [np.ascontiguousarray(a) for a in (*record.frames, *record.texts)]
+    for array in arrays:
+        if array.dtype.name not in _DTYPES:
+            raise ValueError(f"{record.key}: {array.dtype} is not one of {list(_DTYPES)}")
+    header = {
+        "key": record.key,
+        "task": record.task,
+        "captions": record.captions,
+        "regions": record.regions,
+        "item": record.item,
+        "cameras": None,
+        "frames": len(record.frames),
+        "arrays": [[a.dtype.name, *a.shape] for a in arrays],
+        "extras": record.extras,
+    }
+    if record.cameras is not None:
+        header["cameras"] = {f: getattr(record.cameras, f).tolist() for f in _CAMERA_FIELDS}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    return b"".join([_MAGIC, struct.pack("<I", len(text)), text, *(a.tobytes() for a in arrays)])
+
+
+def from_bytes(data: bytes) -> Record:
+    """The record that `to_bytes` wrote; its arrays are read-only views of `data`.
+
+    Raises RecordError when the bytes are not exactly one record.
+    """
+    if data[:4] != _MAGIC or len(data) < 8:
+        raise RecordError(f"{len(data)} bytes that do not start with {_MAGIC!r}")
+    start = 8 + struct.unpack_from("<I", data, 4)[0]
+    try:
+        header = json.loads(data[8:start])
+        arrays = []
+        for name, *shape in header["arrays"]:
+            dtype, count = np.dtype(_DTYPES[name]), int(np.prod(shape, dtype=np.int64))
+            arrays.append(np.frombuffer(data, dtype, count, start).reshape(shape))
+            start += count * dtype.itemsize
+        if start != len(data):
+            raise RecordError(f"record {header['key']!r} has {len(data) - start} bytes too many")
+        cameras = header["cameras"]
+        return Record(
+            key=header["key"],
+            task=header["task"],
+            captions=tuple(map(tuple, header["captions"])),
+            frames=tuple(arrays[: header["frames"]]),
+            regions=tuple(map(tuple, header["regions"])),
+            item=header["item"],
+            cameras=cameras and Cameras(**{f: np.array(cameras[f]) for f in _CAMERA_FIELDS}),
+            texts=tuple(arrays[header["frames"] :]),
+            extras=header["extras"],
+        )
+    except RecordError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"a record of {len(data)} bytes does not parse: {error}") from error

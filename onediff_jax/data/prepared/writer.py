@@ -1,0 +1,265 @@
+"""Writing one part of a prepared folder: one shard of the source, whole or not at all.
+
+    DIR/records/TASK/SPLIT-00003-of-00010.array_record    the records
+    DIR/index/00003-of-00010.jsonl                        one line per record: key, file, position
+    DIR/parts/00003-of-00010.json                         counts, hashes and bad records; comes last
+
+Everything is written beside its place and renamed. A part whose JSON file exists is done, so a
+preparation that was killed goes on with the others, and nothing depends on what came before.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from onediff_jax.data.prepared.plan import Encoders, Plan, file_hash, split_of
+from onediff_jax.data.prepared.record import Record, prompt_choices, prompt_of, to_bytes
+from onediff_jax.data.sources.base import BadRecord, RawExample
+from onediff_jax.data.sources.report import Report
+
+# One record per chunk, for random access, and stored as it is: noise-like latents and photographs
+# do not shrink, and reading stays a copy.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+_TOGETHER = 32  # examples that are annotated, and prompts that are embedded, in one go
+_ANNOTATING = threading.Lock()  # the pipelines of transformers are not made for threads
+
+
+def part_name(number: int, parts: int) -> str:
+    """The name of a part, e.g. 00003-of-00010."""
+    return f"{number:05d}-of-{parts:05d}"
+
+
+def part_file(folder: Path, name: str) -> Path:
+    """Where a part's counts are, once it is done."""
+    return folder / "parts" / f"{name}.json"
+
+
+def is_done(folder: Path, name: str) -> bool:
+    """Whether a part was written whole: its counts exist, and its files with their sizes."""
+    file = part_file(folder, name)
+    if not file.exists():
+        return False
+    files = [(f["file"], f["bytes"]) for f in json.loads(file.read_text())["files"]]
+    paths = [(folder / name, size) for name, size in files]
+    return all(path.exists() and path.stat().st_size == size for path, size in paths)
+
+
+def write_part(
+    plan: Plan,
+    encoders: Encoders,
+    shard: str,
+    name: str,
+    folder: Path,
+    tick: Callable[[int], None] = lambda examples: None,
+) -> dict[str, Any]:
+    """Reads one shard of the source and writes its part; returns the part's counts.
+
+    Args:
+      shard: of the source.
+      name: of the part.
+      tick: told about every example that was read.
+
+    Raises TooManyBadRecords as soon as the shard alone, past 1,000 records, is too bad.
+    """
+    report = Report(plan.max_bad_share)
+    files = _Files(folder, name)
+    with contextlib.closing(files):
+        examples = _annotated(_read(plan, shard, tick), encoders)
+        for record, counts in _encoded(_fitted(plan, examples, report), encoders):
+            files.write(record, split_of(record.key, plan.held_out), counts)
+        part = {"shard": shard, "files": files.finish(), "report": report.to_json()}
+    write_json(part_file(folder, name), part)
+    return part
+
+
+def _read(plan: Plan, shard: str, tick) -> Iterator[RawExample | BadRecord]:
+    """The source's records; one whose key was there before is bad."""
+    seen = set()
+    for example in plan.source.read(shard):
+        tick(1)
+        if not isinstance(example, BadRecord):
+            name = (example.task, example.key)
+            if name in seen:
+                example = BadRecord(example.key, "duplicate_key", f"twice in shard {shard}")
+            seen.add(name)
+        yield example
+
+
+def _annotated(
+    examples: Iterator[RawExample | BadRecord], encoders: Encoders
+) -> Iterator[RawExample | BadRecord]:
+    """The same and, after each plain picture, what the annotators find in it, under its key."""
+    if encoders.annotator is None:
+        yield from examples
+        return
+    for group in _groups(examples, _TOGETHER, lambda _: 1):
+        plain = [e for e in group if isinstance(e, RawExample) and e.task == "text2image"]
+        with _ANNOTATING:
+            found = iter(encoders.annotator.annotate(plain))
+        for example in group:
+            if isinstance(example, BadRecord) or example.task != "text2image":
+                yield example
+                continue
+            for result in next(found):
+                named = isinstance(result, BadRecord)
+                yield result if named else dataclasses.replace(result, key=example.key)
+
+
+def _fitted(
+    plan: Plan, examples: Iterator[RawExample | BadRecord], report: Report
+) -> Iterator[tuple[Record, dict]]:
+    """Records with pictures of training size and what the manifest counts of each; bad ones are
+    reported."""
+    for example in examples:
+        if not isinstance(example, BadRecord):
+            try:
+                records = plan.fitting(example)
+                for record in records:
+                    prompt_of(record, ["" for _ in record.captions])
+            except ValueError as error:
+                example = BadRecord(example.key, "bad_labels", str(error))
+        report.add(example)
+        if isinstance(example, BadRecord):
+            report.check(final=False)
+            continue
+        smallest = min(min(image.shape[:2]) for image in example.images)
+        for record in records:
+            height, width = record.frames[0].shape[:2]
+            enlarged = smallest < min(height, width)
+            yield record, {"size": f"{width}x{height}", "enlarged": enlarged}
+
+
+def _encoded(
+    records: Iterator[tuple[Record, dict]], encoders: Encoders
+) -> Iterator[tuple[Record, dict]]:
+    """The same records, in order, with pictures and prompts encoded a batch at a time."""
+    if encoders.pictures is None and encoders.text is None:
+        yield from records
+        return
+    together = 4 * encoders.pictures.batch if encoders.pictures else _TOGETHER
+    for group in _groups(records, together, lambda item: len(item[0].frames)):
+        yield from _encode(group, encoders)
+
+
+def _groups(items: Iterator, size: int, weight: Callable[[Any], int]) -> Iterator[list]:
+    """Lists of items, in order, each as soon as its weights add up to `size`."""
+    group, total = [], 0
+    for item in items:
+        group.append(item)
+        total += weight(item)
+        if total >= size:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
+
+
+def _encode(group: list[tuple[Record, dict]], encoders: Encoders) -> list[tuple[Record, dict]]:
+    records = [record for record, _ in group]
+    if encoders.text is not None:
+        choices = [prompt_choices(record) for record in records]
+        found = iter(encoders.text([prompt for prompts in choices for prompt in prompts]))
+        records = [
+            dataclasses.replace(r, texts=tuple(next(found) for _ in prompts))
+            for r, prompts in zip(records, choices, strict=True)
+        ]
+    if encoders.pictures is not None:
+        records = _encode_pictures(records, encoders.pictures)
+    return [(record, counts) for record, (_, counts) in zip(records, group, strict=True)]
+
+
+def _encode_pictures(records: list[Record], encoder) -> list[Record]:
+    """Batches hold pictures of one size; the last one of a size is filled up with its first."""
+    of_size = collections.defaultdict(list)
+    for r, record in enumerate(records):
+        for f, frame in enumerate(record.frames):
+            of_size[frame.shape].append((r, f))
+    encoded: list[list] = [list(record.frames) for record in records]
+    for places in of_size.values():
+        for start in range(0, len(places), encoder.batch):
+            some = places[start : start + encoder.batch]
+            filled = some + some[:1] * (encoder.batch - len(some))
+            moments = encoder(np.stack([records[r].frames[f] for r, f in filled]))
+            for (r, f), frame in zip(some, moments, strict=False):
+                encoded[r][f] = frame
+    return [dataclasses.replace(r, frames=tuple(e)) for r, e in zip(records, encoded, strict=True)]
+
+
+class _Files:
+    """The files of one part while they are written: one per task and split, and the index."""
+
+    def __init__(self, folder: Path, name: str):
+        self._folder, self._name = folder, name
+        self._open: dict[str, Any] = {}  # file → its writer
+        self._facts: dict[str, dict] = {}
+        self._index_file = folder / "index" / f"{name}.jsonl"
+        self._index_file.parent.mkdir(parents=True, exist_ok=True)
+        self._index = open(_beside(self._index_file), "w")  # noqa: SIM115 - closed by close
+
+    def write(self, record: Record, split: str, counts: dict) -> None:
+        file = f"records/{record.task}/{split}-{self._name}.array_record"
+        if file not in self._open:
+            path = self._folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open[file] = ArrayRecordWriter(str(_beside(path)), WRITER_OPTIONS)
+            frames = len(record.frames)
+            self._facts[file] = {
+                "file": file,
+                "task": record.task,
+                "split": split,
+                "records": 0,
+                "frames": [frames, frames],
+                "sizes": {},
+                "enlarged": 0,
+            }
+        facts = self._facts[file]
+        line = {"key": record.key, "file": file, "position": facts["records"]}
+        self._index.write(json.dumps(line) + "\n")
+        self._open[file].write(to_bytes(record))
+        low, high = facts["frames"]
+        facts["frames"] = [min(low, len(record.frames)), max(high, len(record.frames))]
+        facts["records"] += 1
+        facts["sizes"][counts["size"]] = facts["sizes"].get(counts["size"], 0) + 1
+        facts["enlarged"] += counts["enlarged"]
+
+    def finish(self) -> list[dict]:
+        """Closes, hashes and renames all files; returns what is known of each."""
+        for file, writer in self._open.items():
+            writer.close()
+            beside, facts = _beside(self._folder / file), self._facts[file]
+            facts |= {"bytes": beside.stat().st_size, "sha256": file_hash(beside)}
+            beside.replace(self._folder / file)
+        self._open = {}
+        self._index.close()
+        _beside(self._index_file).replace(self._index_file)
+        return [self._facts[file] for file in sorted(self._facts)]
+
+    def close(self) -> None:
+        """Leaves nothing behind after an error."""
+        for file, writer in self._open.items():
+            writer.close()
+            _beside(self._folder / file).unlink(missing_ok=True)
+        self._index.close()
+        _beside(self._index_file).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: written beside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _beside(path).write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    _beside(path).replace(path)
+
+
+def _beside(path: Path) -> Path:
+    # Host and process keep apart two workers that were given the same part.
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")

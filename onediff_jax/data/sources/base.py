@@ -1,0 +1,232 @@
+"""What every source of real data yields: good examples and named bad records, in stable shards."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from onediff_jax.tasks.cameras import Cameras
+from onediff_jax.tasks.definitions import get_task
+
+# Why a record is bad -> what that means. A source never invents another reason.
+REASONS: dict[str, str] = {
+    "missing_file": "a file that the data names does not exist",
+    "empty_file": "the file has zero bytes",
+    "not_a_picture": "the bytes are no picture of a known kind, whatever the extension says",
+    "broken_picture": "it starts like a picture but does not decode: truncated or corrupt",
+    "too_large": "more pixels or bytes than allowed (a decompression bomb, or a limit set too low)",
+    "too_small": "the smaller side is below the limit",
+    "unknown_pixels": "32-bit or float pixels, which do not say what white is",
+    "size_mismatch": "picture and annotation do not have the same shape",
+    "bad_text": "a caption, label or name that is not UTF-8 text",
+    "bad_metadata": "a row, JSON or CSV that does not parse, or a field of the wrong type",
+    "missing_field": "a field or column that the task needs is absent or empty",
+    "unmatched": "one half of a pair without the other",
+    "duplicate_key": "a name that an earlier record of the source has already",
+    "bad_camera": "a camera that is singular, not rigid, not finite, or without a focal length",
+    "bad_labels": "boxes, keypoints or classes that make no sense",
+    "too_few_views": "fewer usable pictures of a subject or scene than an example needs",
+    "unsafe_member": "an archive member with an absolute name, '..', or a link",
+    "broken_archive": "an archive or shard that ends early or cannot be read on",
+    "failed_annotation": "the annotator's model gave nothing usable",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RawExample:
+    """One training example as read, before anything is resized or encoded.
+
+    Attributes:
+      key: unique within its source, and the same at every reading.
+      task: name in tasks.TASKS; a picture with captions is "text2image".
+      images: uint8 (H, W, 3), the target first. Ray frames are not among them: they follow from
+        the cameras.
+      captions: per image, zero or more alternative captions; those of image_editing's target are
+        instructions.
+      regions: (colour name, label) pairs of semanticmap2image and boundingbox2image.
+      item: what the subject is (subject_driven).
+      cameras: one per image (multiview).
+      depth_norm: near, far and kind of tasks.conditions.Normalisation (depth2image), when metres
+        can be recovered from the depth picture.
+      group: what it belongs to (a scene, a subject): examples of one group go to the same side of
+        a split into training and held-out data. None: it stands alone.
+      extras: anything else worth keeping; plain values that JSON can hold.
+
+    Raises:
+      ValueError: an unknown task, or parts that do not fit it or each other.
+    """
+
+    key: str
+    task: str
+    images: tuple[np.ndarray, ...]
+    captions: tuple[tuple[str, ...], ...]
+    regions: tuple[tuple[str, str], ...] = ()
+    item: str | None = None
+    cameras: Cameras | None = None
+    depth_norm: dict[str, Any] | None = None
+    group: str | None = None
+    extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "key", printable(self.key))
+        task = get_task(self.task)
+        frames = len(self.images) * (2 if "ray" in task.frames else 1)
+        task.roles(frames)  # raises for a length that the task does not have
+        if frames > task.max_frames:
+            raise ValueError(f"{self.key}: {frames} frames, {self.task} has {task.max_frames}")
+        if len(self.captions) != len(self.images):
+            raise ValueError(
+                f"{self.key}: {len(self.captions)} captions for {len(self.images)} images"
+            )
+        if ("ray" in task.frames) != (self.cameras is not None):
+            raise ValueError(f"{self.key}: {self.task} with cameras={self.cameras}")
+        if self.cameras is not None and len(self.cameras) != len(self.images):
+            raise ValueError(
+                f"{self.key}: {len(self.cameras)} cameras for {len(self.images)} images"
+            )
+        for image in self.images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+                raise ValueError(
+                    f"{self.key}: images must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRecord:
+    """A record that training does not see.
+
+    Attributes:
+      key: its name: the relative path, archive member or row.
+      reason: one of REASONS.
+      detail: what exactly is wrong.
+
+    Raises:
+      ValueError: an unknown reason; lists the choices.
+    """
+
+    key: str
+    reason: str
+    detail: str = ""
+
+    def __post_init__(self):
+        if self.reason not in REASONS:
+            raise ValueError(f"unknown reason {self.reason!r}; choose from {list(REASONS)}")
+        object.__setattr__(self, "key", printable(self.key))
+        object.__setattr__(self, "detail", printable(self.detail)[:500])
+
+
+class BadData(Exception):
+    """Raised while a record is read; whoever knows its key makes it a BadRecord."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def record(self, key: str) -> BadRecord:
+        return BadRecord(key, self.reason, self.detail)
+
+
+class Source(Protocol):
+    """A data set that can be read in independent parts.
+
+    Sources hold names and options, no open files, so they may be pickled and sent to workers.
+    """
+
+    def shards(self) -> list[str]:
+        """Stable names of independent parts, for parallel and resumable reading."""
+        ...
+
+    def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
+        """The records of a shard, always in the same order.
+
+        Raises:
+          ValueError: an unknown shard.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the source in a manifest: its path, counts and every option that
+        decides what it yields; JSON values."""
+        ...
+
+
+def shard_ranges(count: int, size: int) -> dict[str, range]:
+    """Shard names and index ranges of `count` records in parts of `size`.
+
+    Raises:
+      ValueError: a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"shard_size={size} must be positive")
+    starts = range(0, count, size)
+    return {f"{a:09d}-{min(a + size, count):09d}": range(a, min(a + size, count)) for a in starts}
+
+
+def pick_shard(shards: dict[str, Any], shard: str) -> Any:
+    """What a shard's name stands for.
+
+    Raises:
+      ValueError: an unknown shard; lists some.
+    """
+    if shard not in shards:
+        raise ValueError(f"unknown {shard=} of {len(shards)}, such as {list(shards)[:3]}")
+    return shards[shard]
+
+
+def rng_for(*parts) -> np.random.Generator:
+    """A generator that depends on the parts alone: the same record always gets the same draw."""
+    text = "\0".join(str(part) for part in parts).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=16).digest()
+    return np.random.default_rng(np.frombuffer(digest, np.uint32).tolist())
+
+
+def printable(name: str) -> str:
+    """A name that UTF-8 can hold: what it cannot (from undecodable bytes) is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def check_text(value: Any, field: str) -> str:
+    """The text itself, without outer white space.
+
+    Raises:
+      BadData: not a string ("bad_metadata"), or one that UTF-8 cannot hold ("bad_text").
+    """
+    if not isinstance(value, str):
+        raise BadData("bad_metadata", f"{field} must be text, got {type(value).__name__}")
+    if _surrogates(value):
+        raise BadData("bad_text", f"{field} is not UTF-8")
+    return value.strip()
+
+
+def check_captions(value: Any, field: str = "caption") -> tuple[str, ...]:
+    """Alternative captions from None, one text or a list of texts; empty ones do not count.
+
+    Length is not limited here: the tokenizer cuts.
+
+    Raises:
+      BadData: anything else.
+    """
+    if value is None:
+        return ()
+    values: Sequence = [value] if isinstance(value, str) else value
+    if not isinstance(values, Sequence):
+        raise BadData("bad_metadata", f"{field} must be text or a list, got {type(value).__name__}")
+    return tuple(text for text in (check_text(v, field) for v in values) if text)
+
+
+def decode_text(data: bytes, field: str = "text") -> str:
+    """UTF-8 bytes as text, without a byte order mark.
+
+    Raises:
+      BadData: "bad_text".
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadData("bad_text", f"{field}: {error}") from None
+
+
+def _surrogates(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text) if not text.isascii() else False

@@ -1,0 +1,153 @@
+"""Rows of named fields as training examples: what tables, Parquet, WebDataset and TFDS share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from onediff_jax.data.sources.base import BadData, RawExample, check_captions, check_text
+from onediff_jax.data.sources.condition_files import ConditionReader
+from onediff_jax.data.sources.images import ImageReader
+from onediff_jax.data.sources.labels import check_regions
+from onediff_jax.tasks.definitions import TASKS, get_task
+
+# Role -> the names it goes by, in the order they are tried.
+NAMES: dict[str, tuple[str, ...]] = {
+    "image": ("image", "file_name", "target", "edited_image", "image_path", "path", "file"),
+    "caption": ("caption", "captions", "instruction", "edit_prompt", "prompt", "text"),
+    "source": ("source", "sources", "original_image", "conditioning_image", "condition"),
+    "source_caption": ("source_caption", "source_captions"),
+    "item": ("item", "subject"),
+    "regions": ("regions",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordReader:
+    """Makes examples of one task out of rows.
+
+    Attributes:
+      task: name in tasks.TASKS, all but multiview.
+      image, caption, source, source_caption, item: the field that holds it; None: the first of
+        NAMES[role] that the row has. `source` is the other picture of a pair, or a list of them.
+      require_caption: without one a row is bad; otherwise it is an unlabelled picture.
+      keep: further fields that go into the example's extras.
+      images: how pictures are decoded.
+      conditions: how condition pictures (depth, class maps) are read.
+
+    Raises:
+      ValueError: an unknown task, or multiview, whose cameras no row holds.
+    """
+
+    task: str = "text2image"
+    image: str | None = None
+    caption: str | None = None
+    source: str | None = None
+    source_caption: str | None = None
+    item: str | None = None
+    require_caption: bool = False
+    keep: tuple[str, ...] = ()
+    images: ImageReader = dataclasses.field(default_factory=ImageReader)
+    conditions: ConditionReader = dataclasses.field(default_factory=ConditionReader)
+
+    def __post_init__(self):
+        if get_task(self.task).group == "multiview":
+            choices = [name for name, task in TASKS.items() if task.group != "multiview"]
+            raise ValueError(f"rows hold no cameras for {self.task}; choose from {choices}")
+        object.__setattr__(self, "keep", tuple(self.keep))
+
+    def describe(self) -> dict[str, Any]:
+        """The options, as JSON values."""
+        return dataclasses.asdict(self)
+
+    def names(self, role: str) -> tuple[str, ...]:
+        """The fields that may hold a role."""
+        chosen = None if role == "regions" else getattr(self, role)
+        return NAMES[role] if chosen is None else (chosen,)
+
+    def get(self, row: Mapping[str, Any], role: str) -> Any:
+        """The value of a role; None where the row has none."""
+        for name in self.names(role):
+            if row.get(name) is not None:
+                return row[name]
+        return None
+
+    def needed(self) -> tuple[str, ...]:
+        """The roles a row must have."""
+        group = get_task(self.task).group
+        roles = ("image",) if group == "t2i" else ("image", "source")
+        if self.task == "subject_driven":
+            roles += ("item",)
+        return (*roles, "caption") if self.require_caption or self._instructs else roles
+
+    @property
+    def _instructs(self) -> bool:
+        return self.task == "image_editing"
+
+    def example(self, key: str, row: Mapping[str, Any], load: Callable[[Any], bytes]) -> RawExample:
+        """The example of one row.
+
+        Args:
+          load: turns the value of an image field into the bytes of a picture file.
+
+        Raises:
+          BadData: with the reason.
+        """
+        for role in self.needed():
+            value = self.get(row, role)
+            if value is None or (isinstance(value, str | list | tuple) and not len(value)):
+                raise BadData("missing_field", f"{role}: none of {self.names(role)} in the row")
+        captions = check_captions(self.get(row, "caption"))
+        if not captions and "caption" in self.needed():
+            raise BadData("missing_field", "the caption is empty")
+        parts: dict[str, Any] = {"extras": {n: row[n] for n in self.keep if n in row}}
+        target = self._picture(load, self.get(row, "image"), "image")
+        sources = self._sources(row)
+        if get_task(self.task).group == "t2i":
+            return RawExample(key, self.task, (target,), (captions,), **parts)
+        if get_task(self.task).group == "i2i" and not self._instructs:
+            return self._conditioned(key, target, captions, sources, row, load, parts)
+        pictures = [self._picture(load, s, f"source {i}") for i, s in enumerate(sources)]
+        texts = self._source_captions(row, len(pictures))
+        if self.task == "subject_driven":
+            parts["item"] = check_text(self.get(row, "item"), "item")
+        return RawExample(key, self.task, (target, *pictures), (captions, *texts), **parts)
+
+    def _conditioned(self, key, target, captions, sources, row, load, parts) -> RawExample:
+        """A picture and its condition, drawn from what the file stores."""
+        try:
+            condition = self.conditions.read(self.task, load(sources[0]), target.shape[:2], key)
+        except BadData as error:
+            raise BadData(error.reason, f"source: {error.detail}") from None
+        parts["regions"] = condition.regions or check_regions(self.get(row, "regions"))
+        parts["depth_norm"] = condition.depth_norm
+        parts["extras"] |= condition.extras
+        return RawExample(key, self.task, (target, condition.image), (captions, ()), **parts)
+
+    def _sources(self, row) -> list:
+        value = self.get(row, "source")
+        if value is None:
+            return []
+        sources = list(value) if isinstance(value, list | tuple) else [value]
+        task = get_task(self.task)
+        if not task.min_frames <= len(sources) + 1 <= task.max_frames:
+            raise BadData(
+                "bad_metadata",
+                f"{len(sources)} sources, {self.task} takes "
+                f"{task.min_frames - 1} to {task.max_frames - 1}",
+            )
+        return sources
+
+    def _source_captions(self, row, num: int) -> list[tuple[str, ...]]:
+        value = self.get(row, "source_caption")
+        if value is None:
+            return [()] * num
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list | tuple) or len(values) != num:
+            raise BadData("bad_metadata", f"source captions must be a list of {num}")
+        return [check_captions(text, "source caption") for text in values]
+
+    def _picture(self, load, value, what: str):
+        try:
+            return self.images.decode(load(value))
+        except BadData as error:
+            raise BadData(error.reason, f"{what}: {error.detail}") from None

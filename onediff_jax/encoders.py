@@ -1,0 +1,177 @@
+"""The released encoders at work: pictures to posteriors and back, prompts to embeddings.
+
+`prepare` runs them once over a dataset; a run that trains on the result decodes with the same
+autoencoder. Folders are those of diffusers and transformers; one that holds a whole pipeline will
+do, its `vae`, `text_encoder` and `tokenizer` are found.
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from onediff_jax.data.annotate import Annotator
+from onediff_jax.data.prepared.plan import Encoders, file_hash
+from onediff_jax.models.autoencoder import load_autoencoder
+from onediff_jax.models.t5 import load_text_encoder, load_tokenizer
+
+_LENGTHS = 32  # prompts are padded to a multiple of this many tokens: few programs to compile
+_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def make_encoders(
+    autoencoder: str | None,
+    text: str | None,
+    annotators: dict[str, str],
+    *,
+    max_length: int,
+    batch: int,
+    dtype: str,
+) -> Encoders:
+    """The encoders of a preparation; a folder of None means pixels, or captions only.
+
+    Args:
+      annotators: kind → model, as data.annotate.parse gives; may be empty.
+      max_length: tokens per prompt.
+      batch: pictures per device and prompts per call.
+      dtype: of the computation, "float32" or "bfloat16".
+
+    Raises ValueError for a folder or model that does not fit, or an annotator without transformers;
+    ImportError for a tokenizer without it.
+    """
+    try:
+        annotator = Annotator(annotators, batch_size=batch) if annotators else None
+    except RuntimeError as error:
+        raise ValueError(f"--annotate: {error}") from error
+    return Encoders(
+        PosteriorEncoder(autoencoder, batch=batch, dtype=dtype) if autoencoder else None,
+        PromptEncoder(text, max_length=max_length, batch=batch, dtype=dtype) if text else None,
+        annotator,
+    )
+
+
+class PosteriorEncoder:
+    """Pictures to the mean and log-variance of an autoencoder's posterior, on all local devices.
+
+    Attributes: batch, pictures per call, over all devices.
+    """
+
+    def __init__(self, folder: str | Path, *, batch: int, dtype: str = "float32"):
+        self._folder, self._dtype = part_of(folder, "vae"), dtype
+        self._model = load_autoencoder(self._folder, dtype=dtype)
+        devices = jax.local_devices()
+        self.batch = batch * len(devices)
+        mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+        spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._params = jax.device_put(self._model.params, everywhere)
+        self._run = jax.jit(self._moments, in_shardings=(everywhere, spread), out_shardings=spread)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this encoder from others: its weights, its scaling, its precision."""
+        return {
+            "kind": "autoencoder",
+            "sha256": weights_hash(self._folder),
+            "scaling_factor": self._model.scaling_factor,
+            "channels": self._model.channels,
+            "dtype": self._dtype,
+            "platform": jax.local_devices()[0].platform,
+            "jax": jax.__version__,
+        }
+
+    def _moments(self, params: dict, pictures: jax.Array) -> jax.Array:
+        mean, logvar = self._model.apply_encode(params, pictures.astype(jnp.float32) / 127.5 - 1)
+        return jnp.concatenate([mean, logvar], -1).astype(jnp.float16)
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """(batch, H, W, 3) uint8 → (batch, H/8, W/8, 2·c) float16: mean, then log-variance."""
+        return np.asarray(self._run(self._params, pictures))
+
+
+class PromptEncoder:
+    """Prompts to T5 embeddings of their real tokens."""
+
+    def __init__(self, folder: str | Path, *, max_length: int, batch: int, dtype: str = "float32"):
+        self._folder, self._tokens = part_of(folder, "text_encoder"), part_of(folder, "tokenizer")
+        self._batch, self._dtype = batch, dtype
+        self._tokenizer = load_tokenizer(self._tokens, max_length=max_length)
+        self._model = load_text_encoder(self._folder, dtype=dtype)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this encoder from others: weights, tokenizer, precision."""
+        return {
+            "kind": "t5",
+            "sha256": weights_hash(self._folder),
+            "tokenizer": weights_hash(self._tokens, ("tokenizer*.json", "spiece.model")),
+            "max_length": self._tokenizer.max_length,
+            "width": self._model.width,
+            "dtype": self._dtype,
+            "platform": jax.local_devices()[0].platform,
+            "jax": jax.__version__,
+        }
+
+    def __call__(self, prompts: list[str]) -> list[np.ndarray]:
+        """Per prompt (l, width) bfloat16, l its number of tokens."""
+        found = []
+        for start in range(0, len(prompts), self._batch):
+            some = prompts[start : start + self._batch]
+            ids, mask = self._tokenizer(some + [""] * (self._batch - len(some)))
+            lengths = mask.sum(-1)
+            room = min(-(-int(lengths.max()) // _LENGTHS) * _LENGTHS, ids.shape[1])
+            embedded = np.asarray(self._model(ids[:, :room], mask[:, :room]))
+            found += [
+                embedded[i, : lengths[i]].astype(ml_dtypes.bfloat16) for i in range(len(some))
+            ]
+        return found
+
+
+class AutoencoderCodec:
+    """An autoencoder in the place of the light codec: numpy in, numpy out.
+
+    Attributes: channels, factor, identity (SHA-256 of the weights).
+    """
+
+    def __init__(self, folder: str | Path):
+        self._folder = part_of(folder, "vae")
+        self._model = load_autoencoder(self._folder)
+        self.channels, self.factor = self._model.channels, self._model.factor
+
+    @functools.cached_property
+    def identity(self) -> str:
+        return weights_hash(self._folder)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Images (…, H, W, 3) in −1..1, or uint8 → latents (…, H/8, W/8, c): the mean, scaled."""
+        images = np.asarray(images)
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 127.5 - 1.0
+        *lead, height, width, rgb = images.shape
+        mean, _ = self._model.encode(
+            jnp.asarray(images, jnp.float32).reshape(-1, height, width, rgb)
+        )
+        return np.asarray(mean).reshape(*lead, *mean.shape[1:]) * self._model.scaling_factor
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents (…, h, w, c) → images (…, 8h, 8w, 3) float32 in −1..1 (clipped)."""
+        latents = np.asarray(latents, np.float32) / self._model.scaling_factor
+        *lead, height, width, channels = latents.shape
+        images = self._model.decode(jnp.asarray(latents.reshape(-1, height, width, channels)))
+        return np.clip(np.asarray(images).reshape(*lead, *images.shape[1:]), -1.0, 1.0)
+
+
+def part_of(folder: str | Path, part: str) -> Path:
+    """A part of a pipeline's folder: "vae", "text_encoder", "tokenizer"; or the folder itself."""
+    inside = Path(folder) / part
+    return inside if inside.is_dir() else Path(folder)
+
+
+def weights_hash(folder: Path, patterns: tuple[str, ...] = _WEIGHTS) -> str:
+    """SHA-256 over the names and bytes of a model's files, wherever the folder lies."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    lines = [f"{file.name} {file_hash(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,165 @@
+"""Measure a trained model on held-out scenes, every task beside its controls.
+
+    python -m onediff_jax.evaluate --source=WORKDIR|FOLDER --out=DIR [--tasks=image2depth,…]
+
+Writes DIR/metrics.json, DIR/report.md and DIR/samples.png, and prints the table. With --check it
+exits with code 1 when something that is required of a trained model does not hold.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from onediff_jax.evaluation import Evaluation, Settings, evaluate, world_of
+from onediff_jax.scores.required import Check, HeldOutLoss, checks, held_out_loss
+from onediff_jax.scores.table import check_lines, markdown_table, report
+from onediff_jax.source import Source, load_source
+from onediff_jax.tasks.definitions import find_direction
+
+_FILES = ("report.md", "samples.png", "metrics.json")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(1, f"error: {message}\n")
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    defaults = Settings()
+    parser = _Parser(prog="python -m onediff_jax.evaluate", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--source", required=True, help="workdir of a run, or an exported folder")
+    add("--out", required=True, help="folder for metrics.json, report.md and samples.png")
+    add("--tasks", help="comma-separated directions, e.g. image2depth; default: all trained")
+    add("--scenes", type=int, default=defaults.scenes, help="held-out scenes per direction")
+    add("--steps", type=int, default=defaults.steps, help="Euler steps")
+    add("--guidance", type=float, default=defaults.guidance, help="of the prompt; 1 is off")
+    add("--seed", type=int, default=defaults.seed, help="of the starting noise")
+    add("--ema", type=_true_or_false, default=True, help="average weights (true) or raw (false)")
+    add("--checkpoint_step", type=int, help="of the checkpoint; default: the newest")
+    add("--check", action="store_true", help="exit with code 1 when a requirement does not hold")
+    return parser.parse_args(argv)
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
+    return text.lower() == "true"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code. Bad input is one message and code 1."""
+    options = _arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    tasks = None
+    if options.tasks is not None:
+        tasks = tuple(name.strip() for name in options.tasks.split(",") if name.strip())
+        if not tasks:
+            raise ValueError("--tasks names no task; leave it out for all")
+    settings = Settings(tasks, options.scenes, options.steps, options.guidance, options.seed)
+    out = _writable(Path(options.out))
+    began = time.monotonic()
+    source = load_source(options.source, ema=options.ema, step=options.checkpoint_step)
+    weights = "average (EMA)" if options.ema else "raw"
+    what = f"step {source.step}, {weights} weights" if source.step is not None else "an export"
+    print(f"{source.path}: {what}", flush=True)
+    found = evaluate(source, settings)
+    losses = _losses(source, found)
+    required = checks(found.rows, losses)
+    seconds = time.monotonic() - began
+    scenes = (
+        f"{settings.scenes} held-out scenes per task, world level {world_of(source.experiment)[1]}"
+    )
+    chosen = f"{settings.steps} Euler steps, guidance {settings.guidance:g}, seed {settings.seed}"
+    facts = [
+        f"source: `{source.path}`, {what}",
+        f"{scenes}; {chosen}; {seconds:.0f} s",
+    ]
+    name = source.experiment.config.name
+    text = report(f"Evaluation of {name}", facts, found.rows, losses, required)
+    (out / "report.md").write_text(text)
+    Image.fromarray(found.sheet).save(out / "samples.png")
+    values = {
+        "source": str(source.path),
+        "step": source.step,
+        "ema": options.ema,
+        "settings": dataclasses.asdict(settings),
+        "seconds": round(seconds, 1),
+        **_as_json(found, losses, required),
+    }
+    (out / "metrics.json").write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    print(markdown_table(found.rows))
+    print(f"\n{check_lines(required)}\n\n{seconds:.0f} s; wrote {', '.join(_FILES)} in {out}")
+    failed = [c for c in required if not c.passed]
+    if options.check and (failed or not required):
+        reason = check_lines(failed) or "nothing that was evaluated has a requirement"
+        print(f"error: --check failed\n{reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _writable(out: Path) -> Path:
+    """The folder, made if needed; raises ValueError when it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except OSError as error:
+        raise ValueError(f"out {out} cannot be written: {error.strerror}") from error
+
+
+def _losses(source: Source, found: Evaluation) -> HeldOutLoss | None:
+    """Held-out losses of the run, of the tasks that were evaluated."""
+    losses = held_out_loss(source.path / "metrics.jsonl", source.step)
+    if losses is None:
+        return None
+    tasks = {find_direction(row.task)[0].name for row in found.rows}
+
+    def only(values):
+        return {name: value for name, value in values.items() if name in tasks}
+
+    return dataclasses.replace(losses, early=only(losses.early), late=only(losses.late))
+
+
+def _as_json(found: Evaluation, losses: HeldOutLoss | None, required: Sequence[Check]) -> dict:
+    rows = [
+        {
+            "task": row.task,
+            "metric": row.metric,
+            "better": "higher" if row.higher else "lower",
+            "model": _finite(row.model),
+            "controls": {name: _finite(value) for name, value in row.controls.items()},
+            "upper_bound": {name: _finite(value) for name, value in row.ceilings.items()},
+            "beats_all": row.beats_all,
+        }
+        for row in found.rows
+    ]
+    return {
+        "rows": rows,
+        "held_out_loss": losses and {**dataclasses.asdict(losses), "ratio": losses.ratios()},
+        "required": [dataclasses.asdict(check) for check in required],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

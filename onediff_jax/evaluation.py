@@ -1,0 +1,226 @@
+"""Evaluation: generate every task on held-out scenes, and score it beside its controls."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
+from onediff_jax.data.world import World
+from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles
+from onediff_jax.experiment import HELD_OUT, Experiment
+from onediff_jax.held_out import Example
+from onediff_jax.models.codec import to_uint8
+from onediff_jax.row_sampler import Request, RowSampler
+from onediff_jax.scores.by_direction import score
+from onediff_jax.scores.case import Case, Row, partners
+from onediff_jax.scores.shown_colors import ColorDetector
+from onediff_jax.scores.typical import Typical
+from onediff_jax.scores.wrong_given import wrong_given
+from onediff_jax.sheet import draw_sheet, example_row
+from onediff_jax.source import Source
+from onediff_jax.tasks.definitions import all_directions, find_direction, get_task
+
+# Scenes 0, 1, … that are not held out: for averages per task, and to fit the colour detector.
+TYPICAL_SCENES, DETECTOR_SCENES = 64, 192
+SHEET_EXAMPLES = 4  # per direction on the contact sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to evaluate.
+
+    Attributes:
+      tasks: directions; None for all that the source was trained on.
+      scenes: held-out scenes per direction.
+      steps, guidance: of the Euler loop; guidance ≤ 1 is off.
+      seed: of the starting noise.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    scenes: int = 48
+    steps: int = 8
+    guidance: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("scenes", "steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")
+        for task in self.tasks or ():
+            find_direction(task)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What was found: rows of the table, and a contact sheet uint8 (H, W, 3)."""
+
+    rows: list[Row]
+    sheet: np.ndarray
+
+
+def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Evaluation:
+    """Generates every direction on held-out scenes and scores it.
+
+    Args:
+      quiet: no progress bars.
+
+    Raises ValueError for a direction that the source was not trained on; lists those it was.
+    """
+    experiment = source.experiment
+    bar = functools.partial(tqdm, disable=quiet, dynamic_ncols=True)
+    directions = _directions(experiment, settings.tasks)
+    asked: list[Example] = []
+    typical: dict[str, Typical] = {}
+    tasks = list(dict.fromkeys(find_direction(name)[0].name for name in directions))
+    for task in bar(tasks, desc="rendering scenes", unit="task"):
+        mine = [name for name in directions if find_direction(name)[0].name == task]
+        asked += _examples(experiment, task, mine, settings.scenes)
+        training = _bundles(experiment, task, 0, TYPICAL_SCENES)
+        typical[task] = Typical(training, DEPTH_RANGE["far"])
+    wrong = _wrong_given(asked)
+    requests = _requests(asked, wrong, settings)
+    sampler = RowSampler(
+        experiment,
+        rows=experiment.config.log.sample_rows,
+        steps=settings.steps,
+        guidance=settings.guidance,
+    )
+    progress = functools.partial(bar, desc=f"generating {len(requests)} examples", unit="batch")
+    generated = sampler(source.params, requests, progress)
+    cases = _cases(asked, generated, wrong, experiment.codec)
+    detector = _detector(experiment)
+    rows = []
+    for name in bar(directions, desc="scoring", unit="task"):
+        mine = [c for c, e in zip(cases, asked, strict=True) if e.direction == name]
+        rows += score(name, mine, typical[find_direction(name)[0].name], detector)
+    return Evaluation(rows, _sheet(asked, cases, experiment.codec))
+
+
+def _directions(experiment: Experiment, wanted: Sequence[str] | None) -> list[str]:
+    trained = {name for name, weight in experiment.config.data.tasks.items() if weight}
+    available = [d.name for task, d in all_directions() if task.name in trained]
+    if unknown := [name for name in wanted or () if name not in available]:
+        raise ValueError(f"tasks {unknown} are not what this model was trained on: {available}")
+    return available if wanted is None else [name for name in available if name in wanted]
+
+
+def world_of(experiment: Experiment) -> tuple[int, str]:
+    """Seed and level of the embedded world: the run's own, or the rich one for other data."""
+    data = experiment.config.data
+    return (data.seed, data.level) if data.name == "world" else (0, "rich")
+
+
+def _bundles(experiment: Experiment, task: str, first: int, count: int) -> list[Bundle]:
+    """Examples of a task from the embedded world, in the sizes the model was trained on."""
+    group = get_task(task).group
+    seed, level = world_of(experiment)
+    source = WorldBundles(
+        task,
+        experiment.sizes[group],
+        seed=seed,
+        level=level,
+        first=first,
+        count=count,
+        max_frames=max(s.frames for s in experiment.layout.slots if s.group == group),
+    )
+    return [source[i] for i in range(count)]
+
+
+def _examples(
+    experiment: Experiment, task: str, directions: Sequence[str], scenes: int
+) -> list[Example]:
+    bundles = _bundles(experiment, task, HELD_OUT, scenes)
+    encoded = [encode_bundle(bundle, experiment.codec) for bundle in bundles]
+    found = []
+    for name in directions:
+        for bundle, latents in zip(bundles, encoded, strict=True):
+            mask = get_task(task).denoise_mask(name, len(bundle.frames))
+            found.append(Example(name, bundle, latents, tuple(map(bool, mask))))
+    return found
+
+
+def _wrong_given(asked: Sequence[Example]) -> list[Encoded | None]:
+    """Per example the same with a wrong condition, taken from another of its direction."""
+    keys = [(e.direction, *(f.shape for f in e.encoded.frames)) for e in asked]
+    found = []
+    for example, partner in zip(asked, partners(keys), strict=True):
+        other = None if partner is None else asked[partner].encoded
+        found.append(
+            other and wrong_given(example.direction, example.bundle, example.encoded, other)
+        )
+    return found
+
+
+def _requests(
+    asked: Sequence[Example], wrong: Sequence[Encoded | None], settings: Settings
+) -> list[Request]:
+    """The examples, then the wrong ones, which start from the same noise.
+
+    The noise depends on scene and direction, not on what else is evaluated.
+    """
+    order = [d.name for _, d in all_directions()]
+    scene: dict[str, int] = dict.fromkeys(order, 0)
+    right = []
+    for example in asked:
+        stream = settings.seed * len(order) + order.index(example.direction)
+        right.append(example.request(stream * 2**20 + scene[example.direction]))
+        scene[example.direction] += 1
+    return right + [
+        dataclasses.replace(request, bundle=bundle)
+        for request, bundle in zip(right, wrong, strict=True)
+        if bundle is not None
+    ]
+
+
+def _cases(
+    asked: Sequence[Example],
+    generated: Sequence[list[np.ndarray]],
+    wrong: Sequence[Encoded | None],
+    codec: Any,
+) -> list[Case]:
+    """Everything as pictures; `generated` holds the asked examples, then the wrong ones."""
+    rest = iter(generated[len(asked) :])
+    cases = []
+    for example, frames, other in zip(asked, generated, wrong, strict=False):
+        roles = get_task(example.bundle.task).roles(len(frames))
+
+        def pictures(latents, roles=roles):
+            pairs = zip(latents, roles, strict=True)
+            return tuple(
+                np.float32(f) if role == "ray" else to_uint8(codec.decode(f)) for f, role in pairs
+            )
+
+        cases.append(
+            Case(
+                example.bundle,
+                example.generate,
+                pictures(frames),
+                None if other is None else pictures(next(rest)),
+                pictures(example.encoded.frames),
+            )
+        )
+    return cases
+
+
+def _detector(experiment: Experiment) -> ColorDetector:
+    world = World(*world_of(experiment))
+    side = min(128, *(n for sizes in experiment.sizes.values() for size in sizes for n in size))
+    scenes = [world.scene(i) for i in range(DETECTOR_SCENES)]
+    return ColorDetector((scene, world.render(scene, side, side)) for scene in scenes)
+
+
+def _sheet(asked: Sequence[Example], cases: Sequence[Case], codec: Any) -> np.ndarray:
+    rows, count = [], {}
+    for example, case in zip(asked, cases, strict=True):
+        count[example.direction] = count.get(example.direction, 0) + 1
+        if count[example.direction] <= SHEET_EXAMPLES:
+            roles = get_task(example.bundle.task).roles(len(case.frames))
+            cells = example_row(example, case.frames, codec, roles)
+            rows.append((example.direction, example.bundle.prompt, cells))
+    return draw_sheet(rows)

@@ -1,0 +1,127 @@
+"""What a config says about its inputs: pictures, their codec, prompts and their encoder."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from onediff_jax.data.buckets import ASPECTS, bucket_size
+from onediff_jax.data.prepared.dataset import (
+    CachedText,
+    PreparedData,
+    check_split,
+    open_folders,
+)
+from onediff_jax.models.codec import LightCodec
+from onediff_jax.models.layout import RowLayout
+from onediff_jax.models.text_hash import HashedTextEncoder
+
+DATA = ("world", "prepared")
+TEXT = ("hashed", "cached")
+_NOT_CACHED = "text.kind='cached' needs data.folders with cached captions: prepare --text=FOLDER"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The input side of an experiment.
+
+    Attributes:
+      codec: pictures to latents and back: LightCodec or encoders.AutoencoderCodec.
+      prepared: the folders of data.folders; None for the embedded world.
+      sizes: task group → picture sizes (height, width) in pixels.
+      text_encoder: prompts → embeddings (b, l, d) and mask (b, l).
+    """
+
+    codec: Any
+    prepared: PreparedData | None
+    sizes: dict[str, tuple[tuple[int, int], ...]]
+    text_encoder: Any
+
+
+def make_inputs(config: ConfigDict, layout: RowLayout, *, with_data: bool = True) -> Inputs:
+    """Checks config.data and config.text against each other, the rows, and what the folders hold.
+
+    Raises ValueError that names the field, its value and the choices.
+    """
+    data = config.data
+    if data.name not in DATA:
+        raise ValueError(f"data.name={data.name!r} must be one of {DATA}")
+    if data.name == "world":
+        if data.scenes <= 0:
+            raise ValueError(f"data.scenes={data.scenes} must be positive")
+        codec, prepared, sizes = LightCodec(), None, _sizes(layout, data.aspects)
+    elif with_data:
+        codec, prepared = _make_prepared(config, layout)
+        sizes = prepared.sizes()
+    else:
+        codec, prepared, sizes = _make_codec(data.encoder), None, _sizes(layout, ("1:1",))
+    return Inputs(codec, prepared, sizes, _make_text(config, prepared))
+
+
+def _sizes(layout: RowLayout, aspects: tuple[str, ...]) -> dict[str, tuple[tuple[int, int], ...]]:
+    if not aspects:
+        raise ValueError(f"data.aspects is empty; choose from {list(ASPECTS)}")
+    sizes = {}
+    for slot in layout.slots:
+        found = tuple(bucket_size(a, slot.tokens) for a in aspects)
+        sizes[slot.group] = tuple(dict.fromkeys(found))
+    return sizes
+
+
+def _make_codec(encoder: str) -> Any:
+    """The codec of config.data.encoder: "light", or an autoencoder's folder."""
+    if encoder == "light":
+        return LightCodec()
+    from onediff_jax.encoders import AutoencoderCodec
+
+    return AutoencoderCodec(encoder)
+
+
+def _make_prepared(config: ConfigDict, layout: RowLayout) -> tuple[Any, PreparedData]:
+    data = config.data
+    check_split(data.evaluate_on)
+    folders = open_folders(data.folders)
+    first = folders[0][0]
+    if (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
+        raise ValueError(
+            f"data.encoder={data.encoder!r}, but {first.path} holds {first.pictures['kind']}: it "
+            "must be 'light' for pixels, and the autoencoder's folder for its latents"
+        )
+    codec = _make_codec(data.encoder)
+    if data.encoder != "light" and codec.identity != first.pictures["sha256"]:
+        raise ValueError(
+            f"data.encoder={data.encoder!r} is another autoencoder than that of {first.path}: "
+            f"SHA-256 {codec.identity} and {first.pictures['sha256']}"
+        )
+    cached = config.text.get("kind", "hashed") == "cached"
+    if cached and first.text is None:
+        raise ValueError(_NOT_CACHED)
+    prepared = PreparedData(folders, layout, data.evaluate_on, codec, cached)
+    prepared.check(data.tasks)
+    return codec, prepared
+
+
+def _make_text(config: ConfigDict, prepared: PreparedData | None) -> Any:
+    """The text encoder of config.text.kind; a config without one means "hashed"."""
+    text, width = config.text, config.model.caption_channels
+    kind = text.get("kind", "hashed")
+    if kind not in TEXT:
+        raise ValueError(f"text.kind={kind!r} must be one of {TEXT}")
+    if kind == "hashed":
+        return HashedTextEncoder(width, text.max_length)
+    manifest = prepared and prepared.folders[0][0].manifest
+    cached = manifest and manifest["plan"]["encoders"]["text"]
+    if not cached:
+        raise ValueError(_NOT_CACHED)
+    for field, ours, theirs in (
+        ("model.caption_channels", width, cached["width"]),
+        ("text.max_length", text.max_length, cached["max_length"]),
+    ):
+        if ours != theirs:
+            raise ValueError(f"{field}={ours}, but the cached captions have {theirs}")
+    encode = None
+    if text.get("folder"):
+        from onediff_jax.encoders import PromptEncoder
+
+        encode = PromptEncoder(text.folder, max_length=text.max_length, batch=1)
+    return CachedText(manifest["empty_text"], text.max_length, encode)

@@ -1,0 +1,156 @@
+"""Prepare data for training.
+
+    python -m onediff_jax.prepare --input=PATH --format=FORMAT --out=DIR      read, encode, write
+    python -m onediff_jax.prepare --check=DIR                                 verify every record
+    python -m onediff_jax.prepare --show=DIR [--out=FILE.png]                 draw random examples
+
+Killed and run again with the same flags it goes on where it was; the output is the same bytes.
+"""
+
+import ast
+import functools
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from onediff_jax.data import annotate
+from onediff_jax.data.prepared import beam, check, local, manifest
+from onediff_jax.data.prepared.fit import Fitting
+from onediff_jax.data.prepared.plan import Encoders, Plan
+from onediff_jax.data.sources.report import TooManyBadRecords
+
+_INPUT = flags.DEFINE_string("input", None, "What to read: a folder, file or pattern.")
+_FORMAT = flags.DEFINE_string("format", None, "How it is laid out; an unknown name lists all.")
+_OPTION = flags.DEFINE_multi_string("option", [], "NAME=VALUE for the format; repeatable.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write; with --show a PNG file.")
+_TASKS = flags.DEFINE_list(
+    "tasks",
+    [],
+    "Tasks to write; from plain pictures also those whose condition can be computed. "
+    "Default: those of the source.",
+)
+_ASPECTS = flags.DEFINE_list("aspects", ["1:1", "4:3", "3:4"], "Shapes of pictures, width:height.")
+_TOKENS = flags.DEFINE_integer("tokens", None, "Per picture, at most; 1 token is 16 × 16 pixels.")
+_RESOLUTION = flags.DEFINE_integer("resolution", None, "Instead: side of a square picture, pixels.")
+_ENCODER = flags.DEFINE_string("encoder", "light", "light: store pixels; or an autoencoder folder.")
+_TEXT = flags.DEFINE_string("text", "none", "none: store captions; or a T5 folder: embeddings too.")
+_ANNOTATE = flags.DEFINE_string(
+    "annotate", "", "KIND=MODEL,…: conditions and captions that models find in plain pictures."
+)
+_MAX_LENGTH = flags.DEFINE_integer("max_length", 300, "Tokens per cached prompt.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Pictures per device and call of the encoder.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Of the encoders: float32 or bfloat16.")
+_HELD_OUT = flags.DEFINE_float("held_out", 0.01, "Share of the keys kept from training, by hash.")
+_MAX_BAD = flags.DEFINE_float("max_bad_share", 0.01, "Share of bad records at which it stops.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", os.cpu_count() or 1, "Processes, or threads with networks."
+)
+_RUNNER = flags.DEFINE_string("runner", "local", "local, or an Apache Beam runner: DirectRunner, …")
+_BEAM = flags.DEFINE_multi_string("beam", [], "A flag for Beam, e.g. --beam=--project=NAME.")
+_CHECK = flags.DEFINE_string("check", None, "Prepared folder to verify.")
+_SHOW = flags.DEFINE_string("show", None, "Prepared folder to draw examples of.")
+
+
+def main(argv: list[str]) -> None:
+    """Parses flags; bad input ends with one message and exit code 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    try:
+        if _CHECK.value:
+            _check(Path(_CHECK.value))
+        elif _SHOW.value:
+            from onediff_jax.prepared_sheet import draw_folder
+
+            codec = None
+            if _ENCODER.value != "light":
+                from onediff_jax.encoders import AutoencoderCodec
+
+                codec = AutoencoderCodec(_ENCODER.value)
+            draw_folder(_SHOW.value, _OUT.value or f"{_SHOW.value}/sheet.png", codec=codec)
+        else:
+            _prepare()
+    except (ValueError, ImportError, TooManyBadRecords) as error:
+        sys.exit(f"error: {error}")
+
+
+def _prepare() -> None:
+    for name in ("input", "format", "out"):
+        if flags.FLAGS[name].value is None:
+            raise ValueError(f"--{name} is required to prepare (or give --check or --show)")
+    plan = _plan()
+    encoders = plan.make_encoders()
+    folder = Path(_OUT.value)
+    with local.claim(folder):
+        fields = plan.fields(encoders)
+        manifest.begin(folder, fields)
+        shards = plan.source.shards()
+        left = manifest.parts_left(folder, shards)
+        print(f"{len(shards)} parts, {len(shards) - len(left)} of them done; writing to {folder}")
+        if _RUNNER.value == "local":
+            local.run(plan, encoders, folder, _WORKERS.value)
+        else:
+            beam.run(plan, folder, _RUNNER.value, _BEAM.value)
+        empty = encoders.text([""])[0].astype("float32").tolist() if encoders.text else None
+        written = manifest.finish(folder, plan, fields, empty)
+    print(check.table(written))
+
+
+def _plan() -> Plan:
+    from onediff_jax.data.sources import open_source
+
+    if _TOKENS.value and _RESOLUTION.value:
+        raise ValueError(
+            f"--tokens={_TOKENS.value} and --resolution={_RESOLUTION.value} are two "
+            "ways to say the same; give one"
+        )
+    if _RESOLUTION.value and (_RESOLUTION.value < 16 or _RESOLUTION.value % 16):
+        raise ValueError(f"--resolution={_RESOLUTION.value} must be a positive multiple of 16")
+    tokens = _TOKENS.value or (_RESOLUTION.value // 16 if _RESOLUTION.value else 16) ** 2
+    source = open_source(_FORMAT.value, _INPUT.value, **_options(_OPTION.value))
+    fitting = Fitting(tuple(_TASKS.value), tuple(_ASPECTS.value), tokens)
+    autoencoder = None if _ENCODER.value == "light" else _ENCODER.value
+    text = None if _TEXT.value == "none" else _TEXT.value
+    make = Encoders
+    annotators = annotate.parse(_ANNOTATE.value)
+    if autoencoder or text or annotators:
+        from onediff_jax.encoders import make_encoders  # loads jax, which pixels do without
+
+        make = functools.partial(
+            make_encoders,
+            autoencoder,
+            text,
+            annotators,
+            max_length=_MAX_LENGTH.value,
+            batch=_BATCH.value,
+            dtype=_DTYPE.value,
+        )
+    return Plan(source, fitting, _HELD_OUT.value, _MAX_BAD.value, make)
+
+
+def _options(pairs: list[str]) -> dict[str, object]:
+    """NAME=VALUE pairs; values that read as Python literals are taken as such."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--option={pair} must be NAME=VALUE")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def _check(folder: Path) -> None:
+    problems, table = check.check_folder(folder, _WORKERS.value)
+    print(table)
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:50])
+        raise ValueError(f"{folder} has {len(problems)} problems:\n{shown}")
+    print(f"{folder} is whole")
+
+
+if __name__ == "__main__":
+    app.run(main)

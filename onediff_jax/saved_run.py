@@ -1,0 +1,87 @@
+"""The weights of a run's checkpoint, read as they are asked for."""
+
+from pathlib import Path
+
+import jax
+from flax import traverse_util
+
+from onediff_jax.checkpoint import SavedState
+from onediff_jax.experiment import Experiment, make_experiment, param_shapes
+from onediff_jax.interop.config import transformer_folder
+from onediff_jax.interop.pretrained import find_folder
+from onediff_jax.interop.weights import open_weights
+from onediff_jax.models.lora import merged
+from onediff_jax.workdir import load_config
+
+_GROUP_BYTES = 2**29  # arrays read together: a read costs a quarter of a second, however small
+_LeafPath = tuple[str, ...]
+
+
+class SavedRun:
+    """One checkpoint of a workdir, which may be in use. Nothing of the optimizer is read.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; None for the newest.
+      ema: the moving average rather than the raw weights.
+
+    Attributes:
+      experiment, step: what it is.
+      shapes: nested dict of the network's own parameters (without adapters).
+      adapters: nested dict of the trained adapters of a LoRA run; None for others.
+
+    Raises ValueError (WorkdirError, CheckpointError, PretrainedError) for what cannot be read.
+    """
+
+    def __init__(self, workdir: str | Path, step: int | None = None, *, ema: bool = True):
+        self.experiment: Experiment = make_experiment(load_config(workdir))
+        self._saved, self._tree = SavedState(workdir, step), "ema" if ema else "params"
+        self.step = self._saved.step
+        self._trained = traverse_util.flatten_dict(param_shapes(self.experiment))
+        self._group: dict[_LeafPath, jax.Array] = {}
+        self.adapters = None
+        self.shapes = traverse_util.unflatten_dict(self._trained)
+        if self.experiment.lora:
+            self.adapters = traverse_util.unflatten_dict(self._read(list(self._trained)))
+            self.shapes = self.experiment.frozen_shapes
+            folder = transformer_folder(find_folder(self.experiment.config.init_from))
+            self._base = open_weights(folder, self.shapes)
+
+    def leaf(self, path: tuple[str, ...]) -> jax.Array:
+        """One of the network's own parameters (of all layers), its adapter merged into it.
+
+        Asked for in the order of `shapes`, they are read in small groups, and one is held.
+        """
+        if self.adapters is None:
+            if path not in self._group:
+                self._group = {}
+                self._group = self._read(self._next(path))
+            return self._group.pop(path)
+        adapters = traverse_util.flatten_dict(self.adapters)
+        kernel, a = self._base(path), adapters.get((*path[:-1], "lora_a"))
+        if path[-1] != "kernel" or a is None:
+            return kernel
+        scale = self.experiment.lora.scale
+        return merged(kernel, a, adapters[(*path[:-1], "lora_b")], scale)
+
+    def _next(self, path: _LeafPath) -> list[_LeafPath]:
+        """This path and those after it, as long as they are small together."""
+        paths = list(self._trained)
+        group, size = [], 0
+        for name in paths[paths.index(path) :]:
+            size += self._trained[name].size * self._trained[name].dtype.itemsize
+            if group and size > _GROUP_BYTES:
+                break
+            group.append(name)
+        return group
+
+    def _read(self, paths: list[_LeafPath]) -> dict[_LeafPath, jax.Array]:
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = {
+            path: jax.ShapeDtypeStruct(
+                self._trained[path].shape, self._trained[path].dtype, sharding=here
+            )
+            for path in paths
+        }
+        part = {self._tree: traverse_util.unflatten_dict(wanted)}
+        return traverse_util.flatten_dict(self._saved.read(part)[self._tree])

@@ -1,0 +1,1 @@
+"""What generated frames are worth: measures, controls and the table. numpy only."""

@@ -1,0 +1,219 @@
+"""Preparing: the same bytes however it is done, and nothing bad gets in."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from onediff_jax.data.prepared import local, manifest
+from onediff_jax.data.prepared.plan import Encoders, split_of
+from onediff_jax.data.prepared.reader import PreparedFolder
+from onediff_jax.data.prepared.writer import part_name, write_part
+from onediff_jax.data.sources.base import BadRecord
+from onediff_jax.data.sources.report import TooManyBadRecords
+from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    prepare(folder)
+    return contents(folder)
+
+
+def test_processes_write_the_same_bytes(tmp_path, whole):
+    prepare(tmp_path, workers=2)
+    assert contents(tmp_path) == whole
+
+
+def test_goes_on_where_it_was(tmp_path, whole):
+    plan = make_plan()
+    shards = plan.source.shards()
+    with local.claim(tmp_path):
+        manifest.begin(tmp_path, plan.fields(Encoders()))
+    write_part(plan, Encoders(), shards[1], part_name(1, 3), tmp_path)
+    first = {name: (tmp_path / name).stat().st_mtime_ns for name in contents(tmp_path)}
+    # What a killed writer leaves: a file half written, and one in place whose part is not done.
+    (tmp_path / "parts" / ".00000-of-00003.json.host.1.tmp").write_text("{")
+    stray = tmp_path / "records" / "text2image" / "train-00000-of-00003.array_record"
+    stray.write_bytes(b"half")
+    assert manifest.parts_left(tmp_path, shards) == [0, 2]
+    prepare(tmp_path, plan)
+    assert contents(tmp_path) == whole
+    assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in first.items())
+
+
+def test_a_part_whose_file_is_gone_is_written_again(tmp_path, whole):
+    prepare(tmp_path)
+    victim = next((tmp_path / "records").rglob("train-00001*"))
+    victim.unlink()
+    assert manifest.parts_left(tmp_path, make_plan().source.shards()) == [1]
+    prepare(tmp_path)
+    assert contents(tmp_path) == whole
+
+
+def test_another_plan_is_refused_by_field(tmp_path):
+    prepare(tmp_path)
+    with pytest.raises(ValueError, match=r"tokens: 16 there, 9 now"):
+        prepare(tmp_path, make_plan(tokens=9))
+    with pytest.raises(ValueError, match="another preparation"):
+        prepare(tmp_path, make_plan(FakeSource(parts=4)))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="not empty"):
+        prepare(other)
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with local.claim(tmp_path), pytest.raises(ValueError, match="in use"), local.claim(tmp_path):
+        pass
+
+
+def test_every_good_record_is_there_once_and_bad_ones_are_named(tmp_path):
+    written = prepare(tmp_path)
+    plan = make_plan()
+    examples = [e for shard in plan.source.shards() for e in plan.source.read(shard)]
+    good = {(e.task, e.key) for e in examples if not isinstance(e, BadRecord)}
+    folder, found = PreparedFolder(tmp_path), []
+    for task in folder.tasks:
+        for split in ("train", "held_out"):
+            for record in folder.records(task, split):
+                assert split_of(record.key, 0.3) == split
+                found.append((record.task, record.key))
+    assert sorted(found) == sorted(good)
+    lines = (tmp_path / "bad_records.jsonl").read_text().splitlines()
+    assert [json.loads(line)[0] for line in lines] == [
+        e.key for e in examples if isinstance(e, BadRecord)
+    ]
+    assert written["bad"] == {"broken_picture": 6} and written["records"] == len(good)
+    index = [
+        json.loads(line)
+        for file in sorted((tmp_path / "index").iterdir())
+        for line in file.read_text().splitlines()
+    ]
+    assert {entry["key"] for entry in index} == {key for _, key in good}
+
+
+def test_too_many_bad_records_stop_it_with_the_table(tmp_path):
+    with pytest.raises(TooManyBadRecords, match="broken_picture: it starts like a picture"):
+        prepare(tmp_path, make_plan(max_bad_share=0.1))
+    with pytest.raises(ValueError, match="not finished"):
+        PreparedFolder(tmp_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Troubled(FakeSource):
+    """Repeats a key, and has a region no prompt can hold."""
+
+    def read(self, shard):
+        example = self.example("same", "text2image")
+        yield from (example, example)
+        bad = self.example("labels", "semanticmap2image")
+        yield dataclasses.replace(bad, regions=(("beige", "cat"),))
+
+
+def test_repeated_keys_and_impossible_labels_are_bad_records(tmp_path):
+    written = prepare(tmp_path, make_plan(Troubled(parts=1), max_bad_share=1.0))
+    assert written["bad"] == {"bad_labels": 1, "duplicate_key": 1} and written["records"] == 1
+
+
+def test_a_wanted_task_that_nothing_gives(tmp_path):
+    with pytest.raises(ValueError, match=r"no example gives tasks .*depth2image"):
+        prepare(tmp_path, make_plan(tasks=("text2image", "depth2image")))
+
+
+def test_split_depends_on_the_key_alone_and_has_the_share():
+    keys = [f"key {i}" for i in range(4000)]
+    split = [split_of(key, 0.1) for key in keys]
+    assert 0.08 < split.count("held_out") / len(keys) < 0.12
+    wider = [split_of(key, 0.2) for key in keys]
+    assert all(w == "held_out" for s, w in zip(split, wider, strict=True) if s == "held_out")
+    assert {split_of(key, 0.0) for key in keys} == {"train"}
+
+
+class Doubling:
+    """An encoder whose result tells which picture it saw."""
+
+    batch = 4
+
+    def identity(self):
+        return {"kind": "autoencoder", "scaling_factor": 2.0, "sha256": "0"}
+
+    def __call__(self, pictures):
+        assert pictures.shape[0] == self.batch and pictures.dtype == np.uint8
+        mean = pictures[:, ::8, ::8, :1].astype(np.float16).repeat(16, -1)
+        return np.concatenate([mean, np.full_like(mean, -30)], -1)
+
+
+class Lengths:
+    """One row per word, holding the prompt's number of words."""
+
+    def identity(self):
+        return {"kind": "t5", "sha256": "1", "width": 3, "max_length": 40, "tokenizer": "2"}
+
+    def __call__(self, prompts):
+        import ml_dtypes
+
+        counts = [len(prompt.split()) or 1 for prompt in prompts]
+        return [np.full((n, 3), n, ml_dtypes.bfloat16) for n in counts]
+
+
+def make_encoders():
+    return Encoders(Doubling(), Lengths())
+
+
+def test_networks_see_every_picture_and_prompt_once_in_place(tmp_path):
+    plan = dataclasses.replace(make_plan(), make_encoders=make_encoders)
+    prepare(tmp_path / "encoded", plan, workers=3)
+    prepare(tmp_path / "pixels")
+    encoded, pixels = (PreparedFolder(tmp_path / name) for name in ("encoded", "pixels"))
+    assert encoded.pictures["scaling_factor"] == 2.0 and pixels.pictures == {"kind": "pixels"}
+    for task in pixels.tasks:
+        for one, other in zip(
+            encoded.records(task, "train"), pixels.records(task, "train"), strict=True
+        ):
+            assert (one.key, one.captions) == (other.key, other.captions)
+            for latents, picture in zip(one.frames, other.frames, strict=True):
+                np.testing.assert_array_equal(latents[..., 0], picture[::8, ::8, 0])
+            assert len(one.texts) == max([1, *map(len, one.captions)]) and not other.texts
+            assert all(len(text) == int(text[0, 0]) for text in one.texts)
+
+
+class Finder:
+    """Finds a depth map in every picture but those whose key ends in 0."""
+
+    def describe(self):
+        return {"depth": "made up"}
+
+    def annotate(self, examples):
+        found = []
+        for example in examples:
+            extra = BadRecord(f"{example.key}#depth", "failed_annotation")
+            if not example.key.endswith("0"):
+                extra = dataclasses.replace(
+                    example,
+                    key=f"{example.key}#depth",
+                    task="depth2image",
+                    images=(example.images[0], example.images[0]),
+                    captions=(example.captions[0], ()),
+                )
+            found.append([example, extra])
+        return found
+
+
+def make_annotator():
+    return Encoders(annotator=Finder())
+
+
+def test_annotations_stand_beside_their_picture(tmp_path):
+    source = FakeSource(each=14, kinds=("text2image", "faceid"))
+    plan = dataclasses.replace(make_plan(source), make_encoders=make_annotator)
+    written = prepare(tmp_path, plan)
+    assert written["bad"] == {"failed_annotation": 6}
+    folder = PreparedFolder(tmp_path)
+    for split in ("train", "held_out"):
+        pictures = {record.key for record in folder.records("text2image", split)}
+        maps = {record.key for record in folder.records("depth2image", split)}
+        assert maps == {key for key in pictures if not key.endswith("0")}

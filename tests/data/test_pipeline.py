@@ -1,0 +1,200 @@
+"""The stream of rows: exact shares, random access, the same order whatever the machine."""
+
+import itertools
+
+import grain
+import numpy as np
+import pytest
+
+from onediff_jax.data.bundle import Encoded
+from onediff_jax.data.pipeline import (
+    Cached,
+    Draws,
+    RowSource,
+    mix_groups,
+    row_batches,
+    stream_fields,
+    stream_hash,
+)
+from onediff_jax.data.rows import TASK_NAMES, RowPacker
+from onediff_jax.models.layout import RowLayout, Slot
+from onediff_jax.models.text_hash import HashedTextEncoder
+from onediff_jax.tasks.definitions import get_task
+
+SLOTS = (Slot("t2i", 1, 4), *[Slot("i2i", 2, 4)] * 3)
+PACKER = RowPacker(RowLayout(SLOTS), HashedTextEncoder(8, 6))
+WEIGHTS = {"text2image": 1.0, "depth2image": 2.0, "deblurring": 1.0}
+DRAWS = Draws(clean_share=0.5, caption_dropout=0.25)
+SCENES = 512  # grain shuffles few indices slowly
+
+
+class Numbered:
+    """Bundles whose latents say which they are."""
+
+    def __init__(self, task: str, count: int = SCENES):
+        self.task, self.count, self.reads = get_task(task), count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index) -> Encoded:
+        self.reads += 1
+        frames = [np.full((4, 4, 16), int(index), np.float16)] * self.task.min_frames
+        return Encoded(self.task.name, f"[[{self.task.name}]] scene {index}", tuple(frames))
+
+
+def groups(seed: int = 0, weights=WEIGHTS, scenes: int = SCENES) -> dict[str, grain.MapDataset]:
+    return mix_groups({name: Numbered(name, scenes) for name in weights}, weights, seed)
+
+
+def batches(seed: int = 0, draws: Draws = DRAWS, **options):
+    options = {"batch_size": 4, "threads": 1, "prefetch": 2} | options
+    return row_batches(groups(seed), PACKER, draws, seed=seed, **options)
+
+
+def take(stream, count: int) -> list[dict[str, np.ndarray]]:
+    found = list(itertools.islice(stream, count))
+    stream.close()
+    return found
+
+
+def assert_equal(found: list, want: list) -> None:
+    assert len(found) == len(want)
+    for a, b in zip(found, want, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_shares_are_exact():
+    """Every batch of 4 rows: 4 text2image; 12 i2i bundles, 2 : 1 between depth and blur."""
+    for batch in take(batches(), 6):
+        counts = np.bincount(batch["task"].ravel(), minlength=len(TASK_NAMES))
+        found = {TASK_NAMES[i]: n for i, n in enumerate(counts) if n}
+        assert found == {"text2image": 4, "depth2image": 8, "deblurring": 4}
+        assert batch["tokens"].shape == (4, 7, 4, 64)
+
+
+def test_an_epoch_shows_every_scene_once():
+    """text2image: one bundle per row, so 8 rows are an epoch, in an order that changes."""
+    rows = RowSource(groups(scenes=8), PACKER, DRAWS, 0, (0, 1, 4))
+    scenes = np.array([rows[i]["tokens"][0, 0, 0] for i in range(24)]).reshape(3, 8)
+    for epoch in scenes:
+        assert sorted(epoch) == list(range(8))
+    assert len({tuple(epoch) for epoch in scenes}) == 3
+
+
+def test_random_access():
+    """Row i is the same alone as in the stream."""
+    rows = RowSource(groups(), PACKER, DRAWS, 0, (0, 1, 4))
+    stream = take(batches(), 3)
+    for index in (11, 0, 5):
+        alone = {k: v[None] for k, v in rows[index].items()}
+        in_batch = {k: v[index % 4][None] for k, v in stream[index // 4].items()}
+        assert_equal([alone], [in_batch])
+
+
+@pytest.mark.parametrize("threads, prefetch", [(4, 8), (3, 1)])
+def test_readers_do_not_change_the_order(threads, prefetch):
+    assert_equal(take(batches(threads=threads, prefetch=prefetch), 5), take(batches(), 5))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_global_batch(processes):
+    parts = [take(batches(process_index=i, process_count=processes), 3) for i in range(processes)]
+    joined = [
+        {k: np.concatenate([part[step][k] for part in parts]) for k in parts[0][0]}
+        for step in range(3)
+    ]
+    assert_equal(joined, take(batches(), 3))
+
+
+def test_seek_continues_identically():
+    """Also with another number of readers, and backwards."""
+    want = take(batches(), 7)
+    stream = batches(threads=3)
+    stream.seek(4)
+    assert stream.batches == 4
+    found = list(itertools.islice(stream, 3))
+    assert stream.batches == 7
+    stream.seek(1)
+    found += list(itertools.islice(stream, 1))
+    stream.close()
+    assert_equal(found, [*want[4:], want[1]])
+
+
+def test_seed_changes_order_and_draws():
+    one, other = take(batches(seed=0), 2), take(batches(seed=1), 2)
+    assert any((a["tokens"] != b["tokens"]).any() for a, b in zip(one, other, strict=True))
+    assert any((a["clean"] != b["clean"]).any() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_draws(share):
+    """Caption dropout and clean share are the rates asked for; directions are even."""
+    found = take(batches(draws=Draws(clean_share=1 - share, caption_dropout=share)), 100)
+    clean = np.concatenate([b["clean"].ravel() for b in found])
+    empty = np.concatenate([(b["text_mask"].sum(-1) == 1).ravel() for b in found])  # 1600 bundles
+    assert abs(empty.mean() - share) <= (0.05 if 0 < share < 1 else 0)
+    assert abs(clean.mean() - (1 - share)) <= (0.05 if 0 < share < 1 else 0)
+    depth = np.concatenate([b["task"].ravel() for b in found]) == TASK_NAMES.index("depth2image")
+    generate = np.concatenate([b["generate"] for b in found])  # frames: t2i, then 3 × 2
+    assert generate[:, 0].all()
+    forward = np.stack([generate[:, 1::2], generate[:, 2::2]], -1)
+    assert (forward.sum(-1) == 1).all()
+    both_ways = depth.reshape(-1, 4)[:, 1:]
+    assert abs(forward[both_ways][:, 0].mean() - 0.5) < 0.06
+    assert forward[~both_ways][:, 0].all()  # deblurring has one direction
+
+
+def test_cached_equals_uncached():
+    source = Numbered("depth2image")
+    cached = Cached(source, lambda bundle: bundle)
+    assert len(cached) == SCENES
+    for index in (3, 3, np.int64(3)):
+        np.testing.assert_array_equal(cached[index].frames[0], Numbered("depth2image")[3].frames[0])
+    assert source.reads == 1
+
+
+FIELDS = {"seed": 0, "data": {"level": "simple", "tasks": {"depth2image": 2.0}}, "draws": [0.5]}
+
+
+def test_hash_is_stable():
+    fields = stream_fields(PACKER.layout, FIELDS)
+    assert fields["rows"][:2] == [["t2i", 1, 4], ["i2i", 2, 4]]
+    assert stream_hash(fields) == stream_hash(dict(reversed(fields.items())))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"data": {"level": "rich", "tasks": {"depth2image": 2.0}}},
+        {"data": {"level": "simple", "tasks": {"depth2image": 1.0}}},
+        {"data": {"level": "simple", "tasks": {"depth2image": 2.0, "deblurring": 1.0}}},
+        {"draws": [0.4]},
+        {"rows": [["t2i", 1, 4]]},
+        {"stream_version": 2},
+    ],
+)
+def test_every_field_changes_the_hash(change):
+    fields = stream_fields(PACKER.layout, FIELDS)
+    assert stream_hash(fields | change) != stream_hash(fields)
+
+
+def test_errors():
+    def stream(weights, slots=SLOTS, **options):
+        packer = RowPacker(RowLayout(tuple(slots)), PACKER.text_encoder)
+        options = {"seed": 0, "batch_size": 4} | options
+        return row_batches(groups(weights=weights), packer, DRAWS, **options)
+
+    with pytest.raises(ValueError, match=r"slots for \['i2i'\], but no task"):
+        stream({"text2image": 1.0, "depth2image": 0.0})
+    with pytest.raises(ValueError, match=r"group \['i2i'\] have no slot"):
+        stream(WEIGHTS, SLOTS[:1])
+    with pytest.raises(ValueError, match="batch_size=4 must be a positive multiple of .*=3"):
+        stream(WEIGHTS, process_count=3)
+    with pytest.raises(ValueError, match="weight of task depth2image is -1"):
+        groups(weights={"depth2image": -1.0})
+    with pytest.raises(ValueError, match=r"caption_dropout=1\.5 must be in 0\.\.1"):
+        Draws(0.5, 1.5)

@@ -1,0 +1,80 @@
+"""Sharding rules: exactly one per parameter, and what they say at full size."""
+
+import re
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
+
+from onediff_jax.experiment import make_experiment, param_shapes
+from onediff_jax.optim import make_optimizer
+from onediff_jax.parallel.mesh import AXES
+from onediff_jax.parallel.sharding import RULES, path_name, spec_of, state_shardings
+from onediff_jax.state import new_state
+from tests.experiments import get_config
+
+
+def mesh(*sizes: int) -> AbstractMesh:
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@pytest.fixture(scope="module")
+def released() -> dict:
+    """Path → shape of every parameter of the released shape."""
+    shapes = param_shapes(make_experiment(get_config("2b8")))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    return {path_name(path): leaf.shape for path, leaf in leaves}
+
+
+def test_one_rule_for_each_parameter(released):
+    for name in released:
+        matches = [pattern for pattern, _ in RULES if re.fullmatch(pattern, name)]
+        assert len(matches) == 1, f"{name}: {matches}"
+
+
+def test_matrices_are_spread_over_every_device(released):
+    """fsdp × tensor = 16 × 8: large matrices lie in 128 different parts, small things everywhere."""
+    pod = mesh(1, 16, 8, 1)
+    spread = 0
+    for name, shape in released.items():
+        axes = [axis for axis in spec_of(name, shape, pod) if axis is not None]
+        assert len(set(axes)) == len(axes)
+        if name.startswith("layers/") and len(shape) == 3:
+            assert sorted(axes) == ["fsdp", "tensor"], name
+            spread += jax.numpy.prod(jax.numpy.array(shape)).item()
+        elif name.endswith("kernel"):
+            assert axes == ["fsdp"], name
+        else:
+            assert axes == [], name
+    assert spread / 2_800_389_184 > 0.98
+
+
+def test_which_way_matrices_lie():
+    """Tensor parallelism cuts heads and hidden units: outputs of wq and w1, inputs of wo and w2."""
+    pod = mesh(1, 2, 2, 1)
+    assert spec_of("layers/attention/wq/kernel", (2, 8, 8), pod) == P(None, "fsdp", "tensor")
+    assert spec_of("layers/attention/wo/kernel", (2, 8, 8), pod) == P(None, "tensor", "fsdp")
+    assert spec_of("layers/feed_forward/w2/kernel", (2, 8, 8), pod) == P(None, "tensor", "fsdp")
+    assert spec_of("layers/attention/q_norm/scale", (2, 8), pod) == P()
+
+
+def test_what_an_axis_does_not_divide_is_replicated():
+    name = "layers/attention/wk/kernel"
+    assert spec_of(name, (2, 8, 6), mesh(1, 4, 4, 1)) == P(None, "fsdp", None)
+
+
+def test_no_rule():
+    with pytest.raises(ValueError, match="0 sharding rules match layers/new/thing"):
+        spec_of("layers/new/thing", (2, 8), mesh(1, 1, 1, 1))
+
+
+def test_moments_and_average_lie_like_the_parameters():
+    leaf = jax.ShapeDtypeStruct((2, 8, 8), "float32")
+    tx, _ = make_optimizer(get_config().optim, 1000)
+    params = {"layers": {"attention": {"wq": {"kernel": leaf}}}}
+    found = state_shardings(jax.eval_shape(lambda p: new_state(p, tx), params), mesh(1, 4, 2, 1))
+    kernels = [s.spec for s in jax.tree.leaves(found) if s.spec == P(None, "fsdp", "tensor")]
+    assert len(kernels) == 4  # parameters, EMA, two moments
+    others = [s.spec for s in jax.tree.leaves(found) if s.spec != P(None, "fsdp", "tensor")]
+    assert set(others) == {P()}  # counters

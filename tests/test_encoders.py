@@ -1,0 +1,117 @@
+"""The released encoders at work, on small random weights that diffusers and transformers saved."""
+
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+
+from onediff_jax.data.prepared.reader import PreparedFolder  # noqa: E402
+from onediff_jax.encoders import (  # noqa: E402
+    AutoencoderCodec,
+    PosteriorEncoder,
+    PromptEncoder,
+    make_encoders,
+)
+from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A folder with vae, text_encoder and tokenizer, and the torch models."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+    ).eval()
+    vae.save_pretrained(folder / "vae")
+    config = transformers.T5Config(
+        vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    t5 = transformers.T5EncoderModel(config).eval()
+    t5.save_pretrained(folder / "text_encoder")
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    words = [("▁", -2.0), ("▁one", -1.0), ("▁two", -1.5), ("▁drei", -1.5), ("s", -3.0)]
+    tokenizer = transformers.T5Tokenizer(vocab=special + words, extra_ids=0)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return folder, vae, t5, tokenizer
+
+
+def test_posteriors_are_those_of_torch_and_do_not_depend_on_the_batch(pipeline):
+    folder, vae, *_ = pipeline
+    encoder = PosteriorEncoder(folder, batch=2)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    moments = encoder(pictures)
+    assert moments.dtype == np.float16 and moments.shape == (2, 4, 6, 32)
+    with torch.no_grad():
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+        expected = vae.encode(images).latent_dist
+    for ours, theirs in zip(
+        np.split(moments, 2, -1), (expected.mean, expected.logvar), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=5e-3)
+    filled = encoder(np.stack([pictures[1], pictures[1]]))
+    np.testing.assert_array_equal(filled[0], moments[1])
+
+
+def test_prompts_are_embedded_without_their_padding(pipeline):
+    folder, _, t5, tokenizer = pipeline
+    encoder = PromptEncoder(folder, max_length=40, batch=2)
+    prompts = ["one two", "", "drei one two" * 30]
+    found = encoder(prompts)
+    assert [text.dtype for text in found] == [ml_dtypes.bfloat16] * 3
+    assert len(found[1]) == 1 and len(found[2]) == 40
+    for prompt, text in zip(prompts, found, strict=True):
+        tokens = tokenizer([prompt], return_tensors="pt", max_length=40, truncation=True)
+        with torch.no_grad():
+            expected = t5(**tokens).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(text.astype(np.float32), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_the_codec_is_the_scaled_autoencoder(pipeline):
+    folder, vae, *_ = pipeline
+    codec = AutoencoderCodec(folder / "vae")
+    assert (codec.channels, codec.factor) == (16, 8)
+    picture = np.random.default_rng(1).integers(0, 256, (16, 32, 3), np.uint8)
+    latents = codec.encode(picture)
+    assert latents.shape == (2, 4, 16)
+    moments = PosteriorEncoder(folder, batch=1)(picture[None])[0]
+    np.testing.assert_allclose(latents, moments[..., :16] * 1.5305, atol=1e-2)
+    with torch.no_grad():
+        z = torch.from_numpy(latents / 1.5305).permute(2, 0, 1)[None]
+        expected = vae.decode(z).sample[0].permute(1, 2, 0).clamp(-1, 1).numpy()
+    np.testing.assert_allclose(codec.decode(latents), expected, atol=1e-4)
+    np.testing.assert_allclose(codec.decode(latents[None])[0], codec.decode(latents), atol=1e-5)
+
+
+def test_preparing_with_networks_goes_on_to_the_same_bytes(pipeline, tmp_path):
+    folder = str(pipeline[0])
+
+    def make():
+        return make_encoders(folder, folder, {}, max_length=24, batch=4, dtype="float32")
+
+    plan = dataclasses.replace(make_plan(FakeSource(parts=2, each=6)), make_encoders=make)
+    whole = prepare(tmp_path / "whole", plan)
+    prepare(tmp_path / "again", plan, workers=2)
+    (tmp_path / "again" / "parts" / "00001-of-00002.json").unlink()
+    prepare(tmp_path / "again", plan)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "again")
+    prepared = PreparedFolder(tmp_path / "whole")
+    assert prepared.pictures["scaling_factor"] == 1.5305 and prepared.text["width"] == 16
+    assert np.shape(whole["empty_text"]) == (1, 16)
+    record = prepared.records("text2image", "train")[0]
+    assert record.frames[0].shape == (6, 10, 32) and len(record.texts) == 3

@@ -1,0 +1,101 @@
+"""Learning-rate schedules, weight-decay mask, clipping, EMA: exact numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from onediff_jax.optim import decay_mask, ema_decay, learning_rate, make_optimizer
+
+PARAMS = {
+    "linear": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+    "norm": {"scale": jnp.ones(2), "weight": jnp.ones(2)},
+    "gate": jnp.ones(3),
+}
+
+
+def settings(**changes) -> ConfigDict:
+    values = {
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "warmup_steps": 10,
+        "end_factor": 0.1,
+        "b1": 0.9,
+        "b2": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+    }
+    return ConfigDict(values | changes)
+
+
+def test_warmup_never_is_zero():
+    schedule = learning_rate(settings(), 110)
+    np.testing.assert_allclose(
+        [schedule(i) for i in (0, 4, 9, 10)], [0.01, 0.046, 0.091, 0.1], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "name, quarter, half, last",
+    [
+        ("constant", 0.1, 0.1, 0.1),
+        ("linear", 0.0775, 0.055, 0.01),
+        ("cosine", 0.1 * (0.1 + 0.9 * 0.85355), 0.055, 0.01),
+        ("late_cosine", 0.1, 0.1, 0.01),
+    ],
+)
+def test_schedules(name, quarter, half, last):
+    """At 1/4, 1/2 and the end of the 100 steps after the warm-up."""
+    schedule = learning_rate(settings(schedule=name), 110)
+    found = [schedule(i) for i in (35, 60, 110)]
+    np.testing.assert_allclose(found, [quarter, half, last], rtol=1e-4)
+
+
+def test_late_cosine_is_half_way_down_at_three_quarters():
+    schedule = learning_rate(settings(schedule="late_cosine", warmup_steps=0), 100)
+    np.testing.assert_allclose([schedule(0), schedule(75)], [0.1, 0.055], rtol=1e-4)
+
+
+def test_only_matrices_decay():
+    tx, _ = make_optimizer(settings(weight_decay=0.5, warmup_steps=0), 100)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["linear"]["kernel"], -0.1 * 0.5)
+    rest = updates | {"linear": {"bias": updates["linear"]["bias"]}}
+    assert not any(leaf.any() for leaf in jax.tree.leaves(rest))
+    assert decay_mask(PARAMS)["linear"] == {"kernel": True, "bias": False}
+
+
+def test_gradients_are_clipped():
+    """AdamW's first step is lr · sign(g), whatever the size; the second shows the clipping."""
+    tx, _ = make_optimizer(settings(warmup_steps=0, b1=0.0, b2=0.0, eps=1.0), 100)
+    params = {"kernel": jnp.zeros(4)}
+    gradient = {"kernel": jnp.array([30.0, 40.0, 0.0, 0.0])}
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    clipped = np.array([0.6, 0.8, 0, 0])
+    np.testing.assert_allclose(updates["kernel"], -0.1 * clipped / (clipped + 1), rtol=1e-5)
+
+
+def test_ema_decay_warms_up():
+    """The reference: power 2/3, at most 0.9999."""
+    steps = jnp.array([0, 7, 26, 10**9])
+    np.testing.assert_allclose(ema_decay(steps, 0.9999, 2 / 3), [0, 0.75, 8 / 9, 0.9999], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"schedule": "step"}, "optim.schedule='step' must be one of .*late_cosine"),
+        ({"warmup_steps": 100}, r"optim.warmup_steps=100 must be in 0\.\.99 \(train.steps\)"),
+        ({"warmup_steps": -1}, "optim.warmup_steps=-1"),
+        ({"learning_rate": -0.1}, "optim.learning_rate=-0.1 must be above 0"),
+        ({"clip_norm": 0.0}, "optim.clip_norm=0.0 must be above 0"),
+        ({"b2": 1.0}, r"optim.b2=1.0 must be in \[0, 1\)"),
+        ({"weight_decay": -1.0}, "optim.weight_decay=-1.0"),
+    ],
+)
+def test_errors(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(settings(**changes), 100)

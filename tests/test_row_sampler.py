@@ -1,0 +1,119 @@
+"""Sampling in rows: packing, and results that depend on the request alone."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from onediff_jax.data.bundle import Encoded
+from onediff_jax.flow.sampler import denoise
+from onediff_jax.models.layout import Slot
+from onediff_jax.row_sampler import Request, RowSampler, pack
+from tests.experiments import experiment, random_params
+
+STEPS, GUIDANCE = 3, 2.0
+
+
+@functools.cache
+def sampler() -> RowSampler:
+    return RowSampler(experiment(), rows=2, steps=STEPS, guidance=GUIDANCE)
+
+
+def request(task: str, frames: int, generate: tuple, seed: int, side: int = 4) -> Request:
+    rng = np.random.default_rng(100 + seed)
+    latents = tuple(rng.normal(size=(side, 4, 16)).astype(np.float16) for _ in range(frames))
+    return Request(Encoded(task, f"[[{task}]] a red cube number {seed}", latents), generate, seed)
+
+
+REQUESTS = (
+    request("text2image", 1, (True,), 0),
+    request("depth2image", 2, (True, False), 1),
+    request("depth2image", 2, (False, True), 2),
+    request("faceid", 3, (True, False, False), 3),
+    request("multiview", 4, (False, False, True, False), 4),
+    request("text2image", 1, (True,), 5, side=2),  # smaller than the slot
+)
+
+
+@functools.cache
+def generated() -> list:
+    return sampler()(random_params(), REQUESTS)
+
+
+@pytest.mark.parametrize("index", [0, 1, 3, 5])
+def test_equals_denoise(index):
+    """A request in a row gives what the plain sampler gives for the bundle alone."""
+    one = REQUESTS[index]
+    frames = np.stack(one.bundle.frames)[None].astype(np.float32)
+    rng = np.random.default_rng(one.seed)
+    noise = np.stack([rng.standard_normal(f.shape, np.float32) for f in one.bundle.frames])[None]
+    text = experiment().text_encoder([one.bundle.prompt])
+    null = experiment().text_encoder([""])
+    model = nnx.merge(experiment().graphdef, random_params())
+    options = {"num_steps": STEPS, "guidance": GUIDANCE}
+    want = denoise(model, noise, frames, one.generate, *text, *null, **options)
+    np.testing.assert_allclose(np.stack(generated()[index]), want[0], atol=1e-4)
+    assert np.abs(want[0] - noise[0])[np.array(one.generate)].max() > 0.1  # it did something
+
+
+def test_given_frames_come_back():
+    for one, frames in zip(REQUESTS, generated(), strict=True):
+        for frame, given, wanted in zip(frames, one.bundle.frames, one.generate, strict=True):
+            assert frame.shape == given.shape and np.isfinite(frame).all()
+            if not wanted:
+                np.testing.assert_array_equal(frame, given)
+
+
+def test_neighbours_do_not_matter():
+    """Alone, in another order, repeated: the same numbers."""
+    alone = sampler()(random_params(), [REQUESTS[3]])
+    np.testing.assert_allclose(alone[0], generated()[3], atol=1e-5)
+    backwards = sampler()(random_params(), REQUESTS[::-1])
+    for found, want in zip(backwards[::-1], generated(), strict=True):
+        np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+def test_seed_matters():
+    other = Request(REQUESTS[0].bundle, (True,), seed=9)
+    found = sampler()(random_params(), [other])[0][0]
+    assert np.abs(found - generated()[0][0]).max() > 0.1
+
+
+SLOTS = (Slot("t2i", 1, 4), Slot("i2i", 2, 4), Slot("i2i", 2, 4), Slot("multiview", 4, 4))
+
+
+def test_packing():
+    """Every request once, each in a slot that holds it; largest first."""
+    rows = pack(REQUESTS, SLOTS)
+    placed = [(index, slot) for row in rows for slot, index in enumerate(row) if index is not None]
+    assert sorted(index for index, _ in placed) == list(range(len(REQUESTS)))
+    for index, slot in placed:
+        frames = REQUESTS[index].bundle.frames
+        assert len(frames) <= SLOTS[slot].frames
+    assert rows[0][3] == 4  # the four-frame bundle
+    assert all(len(row) == len(SLOTS) for row in rows)
+
+
+def test_packing_is_tight():
+    many = [REQUESTS[0]] * 8
+    assert len(pack(many, SLOTS)) == 2  # a single frame fits every slot
+    assert pack([], SLOTS) == []
+
+
+def test_what_fits_nowhere():
+    with pytest.raises(ValueError, match="faceid bundle of 5 frames × 4 tokens fits no slot"):
+        pack([request("faceid", 5, (True,) + (False,) * 4, 0)], SLOTS)
+    with pytest.raises(ValueError, match="text2image bundle of 1 frames × 8 tokens fits no slot"):
+        pack([request("text2image", 1, (True,), 0, side=8)], SLOTS)
+
+
+@pytest.mark.parametrize("rows, steps", [(0, 3), (2, -1)])
+def test_bad_sizes(rows, steps):
+    with pytest.raises(ValueError, match=f"rows={rows} and steps={steps} must be positive"):
+        RowSampler(experiment(), rows=rows, steps=steps)
+
+
+def test_latents_are_float32():
+    assert {frame.dtype for frames in generated() for frame in frames} == {jnp.dtype("float32")}

@@ -1,0 +1,183 @@
+"""The train step: what carries loss, what is skipped, what accumulation and EMA do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from onediff_jax.data.rows import TASK_NAMES
+from onediff_jax.experiment import make_experiment
+from onediff_jax.flow.times import sample_sigmas
+from onediff_jax.optim import make_optimizer
+from onediff_jax.state import new_state
+from onediff_jax.train_step import flow_loss, make_eval_step, make_train_step
+from tests.experiments import batches, experiment, random_params, shrunken
+
+KEY = jax.random.key(3)
+
+
+@functools.cache
+def evaluate():
+    return jax.jit(make_eval_step(experiment()))
+
+
+def parts(found=None):
+    found = found or experiment()
+    tx, schedule = make_optimizer(found.config.optim, found.config.train.steps)
+    return tx, jax.jit(make_train_step(found, tx, schedule))
+
+
+def frames_of(row: dict, layout) -> np.ndarray:
+    """Valid tokens of every frame (r, f)."""
+    found = np.zeros(row["generate"].shape, int)
+    for chunk, frame in enumerate(layout.chunk_frame):
+        found[:, frame] += row["token_mask"][:, chunk].sum(-1)
+    return found
+
+
+def test_given_frames_carry_no_loss():
+    """Tokens that count = valid tokens, without the given frames of clean bundles; per task."""
+    layout = experiment().layout
+    row = dict(batches()[0])
+    row["clean"] = np.ones_like(row["clean"])
+    row["clean"][:, 2] = False
+    found = evaluate()(random_params(), row, KEY)
+    counted = row["generate"] | ~row["clean"][:, layout.frame_slot]
+    tokens = frames_of(row, layout) * counted
+    want = np.zeros(len(TASK_NAMES))
+    np.add.at(want, row["task"][:, layout.frame_slot], tokens)
+    np.testing.assert_array_equal(found["task_tokens"], want)
+    assert 0 < want.sum() < found["valid_tokens"] == row["token_mask"].sum()
+    assert found["all_tokens"] == row["token_mask"].size
+
+
+def test_loss_of_the_zero_network():
+    """At the start v = 0: the loss is the mean square of ε − x over the tokens that count."""
+    layout = experiment().layout
+    row = batches()[0]
+    params = experiment().init_params()
+    loss, sums = flow_loss(params, row, KEY, experiment())
+    noise_key = jax.random.split(KEY, 3)[0]
+    target = np.asarray(jax.random.normal(noise_key, row["tokens"].shape)) - row["tokens"]
+    given = ~row["generate"] & row["clean"][:, layout.frame_slot]
+    weight = row["token_mask"] & ~given[:, layout.chunk_frame][..., None]
+    np.testing.assert_allclose(loss, np.square(target)[weight].mean(), rtol=1e-5)
+    np.testing.assert_allclose(sums["task_loss"].sum() / sums["task_tokens"].sum(), loss, rtol=1e-5)
+
+
+def test_what_the_network_sees():
+    """Noise levels: one per frame; given frames clean and told a small σ."""
+    layout = experiment().layout
+    row = dict(batches()[0])
+    row["clean"] = np.ones_like(row["clean"])
+    seen = {}
+
+    class Spy:
+        def rows(self, x, positions, timesteps, *args, **kwargs):
+            seen.update(x=x, timesteps=timesteps)
+            return jnp.zeros_like(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onediff_jax.train_step.nnx.merge", lambda *args: Spy())
+        flow_loss({}, row, KEY, experiment())
+    sigma = np.asarray(seen["timesteps"]) / 1000
+    generated = row["generate"]
+    assert sigma[~generated].max() <= experiment().config.flow.condition_sigma
+    _, time_key, _ = jax.random.split(KEY, 3)
+    want = sample_sigmas(time_key, sigma.shape, experiment().times)
+    np.testing.assert_allclose(sigma[generated], want[generated], rtol=1e-5)
+    clean = ~generated[:, layout.chunk_frame]
+    np.testing.assert_array_equal(seen["x"][clean], row["tokens"][clean])
+    assert np.abs(np.asarray(seen["x"]) - row["tokens"])[~clean].min(axis=(1, 2)).max() > 0
+
+
+def test_padding_is_ignored():
+    row = dict(batches()[0])
+    assert not row["token_mask"].all()  # short bundles leave padding
+    want = evaluate()(random_params(), row, KEY)
+    rng = np.random.default_rng(0)
+    padding = ~row["token_mask"][..., None]
+    row["tokens"] = np.where(padding, rng.normal(size=row["tokens"].shape), row["tokens"])
+    row["tokens"] = row["tokens"].astype(np.float32)
+    row["positions"] = np.where(padding, 5, row["positions"])
+    words = ~row["text_mask"][..., None]
+    row["text"] = np.where(words, 3.0, row["text"]).astype(np.float32)
+    found = evaluate()(random_params(), row, KEY)
+    for name in want:
+        np.testing.assert_allclose(found[name], want[name], rtol=1e-5, err_msg=name)
+
+
+def test_steps():
+    """A good step, a bad one, a good one."""
+    tx, step = parts()
+    good = batches()[0]
+    bad = {**good, "tokens": np.where(np.arange(64) == 5, np.inf, good["tokens"])}
+    start = new_state(random_params(), tx)
+
+    first, metrics = step(start, good)
+    assert (int(first.step), int(metrics["skipped"])) == (1, 0)
+    assert metrics["learning_rate"] == pytest.approx(1e-3)  # half of the two steps of warm-up
+    assert metrics["grad_norm"] > 0
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), first.params, start.params)
+    assert min(jax.tree.leaves(moved)) > 0  # everything is trained
+    for average, value in zip(
+        jax.tree.leaves(first.ema), jax.tree.leaves(first.params), strict=True
+    ):
+        np.testing.assert_allclose(average, value, rtol=1e-6)  # its decay starts at 0
+
+    second, metrics = step(first, bad)
+    assert not np.isfinite(metrics["grad_norm"])
+    assert [int(v) for v in (second.step, second.skipped, second.skipped_in_a_row)] == [2, 1, 1]
+    for name in ("params", "ema", "opt_state"):
+        pairs = zip(
+            jax.tree.leaves(getattr(second, name)),
+            jax.tree.leaves(getattr(first, name)),
+            strict=True,
+        )
+        for new, old in pairs:
+            np.testing.assert_array_equal(new, old)
+
+    third, metrics = step(second, good)
+    assert [int(v) for v in (third.step, third.skipped, third.skipped_in_a_row)] == [3, 1, 0]
+    assert metrics["ema_decay"] == pytest.approx(1 - 3 ** (-2 / 3))
+    old, new = second.ema["x_embedder"]["kernel"], third.params["x_embedder"]["kernel"]
+    want = old + 3 ** (-2 / 3) * (new - old)
+    np.testing.assert_allclose(third.ema["x_embedder"]["kernel"], want, atol=1e-7)
+
+    # The same state and batch give the same step; another step number gives other noise.
+    again, _ = step(start, good)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(first), strict=True):
+        np.testing.assert_array_equal(a, b)
+    later = step(start._replace(step=jnp.int32(1)), good)[1]
+    assert float(later["loss"]) != float(step(start, good)[1]["loss"])
+
+
+SMALL = {
+    "rows": (("t2i", 1, 1, 4), ("identity", 1, 3, 4)),
+    "model__depth": 1,
+    "train__caption_dropout": 0.0,
+} | {f"data__tasks__{name}": 0.0 for name in ("depth2image", "image_inpainting", "multiview")}
+
+
+def test_accumulation_equals_the_large_batch():
+    """4 rows at once, or 2 × 2 rows: the same loss and gradient, up to rounding."""
+    found = {}
+    for rows, accumulate in ((4, 1), (2, 2)):
+        changes = {"train__batch_rows": rows, "train__accumulate": accumulate}
+        made = make_experiment(shrunken(**SMALL, **changes))
+        stream = made.batches()
+        row = next(stream)
+        stream.close()
+        assert row["tokens"].shape[0] == 4
+        tx, step = parts(made)
+        params = jax.jit(made.init_params)()
+        params = jax.tree.map(lambda a: a + 0.05, params)
+        state, metrics = step(new_state(params, tx), row)
+        found[accumulate] = metrics, state.opt_state
+    (one, moments), (two, others) = found.values()
+    for name in ("loss", "grad_norm", "task_loss", "task_tokens"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4, err_msg=name)
+    for a, b in zip(jax.tree.leaves(others), jax.tree.leaves(moments), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max() + 1e-9))

@@ -1,0 +1,113 @@
+"""The folder of a run: one process, one config, whole files."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from onediff_jax.workdir import Workdir, WorkdirError, differences, load_config, write_json
+
+CONFIG = {
+    "seed": 0,
+    "rows": (("t2i", 1, 1, 16),),
+    "log": {"every_steps": 5},
+    "model": {"depth": 2, "attention_softcap": None},
+}
+
+
+def config(**changes) -> ConfigDict:
+    found = ConfigDict(CONFIG)
+    found.update_from_flattened_dict(changes)
+    return found
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = (
+        "import sys; from ml_collections import ConfigDict; from onediff_jax.workdir import *\n"
+        "try: Workdir(sys.argv[1], ConfigDict())\n"
+        "except WorkdirError as error: print(error)"
+    )
+
+    def other_process() -> str:
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    first = Workdir(tmp_path, ConfigDict())
+    assert other_process().strip() == f"workdir {tmp_path} is in use by another process"
+    with pytest.raises(WorkdirError, match="in use by another process"):
+        Workdir(tmp_path, ConfigDict())
+    first.release()
+    assert other_process() == ""
+
+
+def test_another_config_is_refused_by_field(tmp_path):
+    Workdir(tmp_path, config()).release()
+    changes = {"seed": 1, "model.depth": 3, "rows": (("t2i", 2, 1, 16),)}
+    with pytest.raises(WorkdirError) as error:
+        Workdir(tmp_path, config(**changes))
+    lines = str(error.value).splitlines()
+    assert lines[1:4] == [
+        "  model.depth: 2 in the workdir, 3 now",
+        "  rows: [['t2i', 1, 1, 16]] in the workdir, [['t2i', 2, 1, 16]] now",
+        "  seed: 0 in the workdir, 1 now",
+    ]
+    # Refused means untouched, and free again.
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    Workdir(tmp_path, config()).release()
+
+
+def test_what_does_not_change_the_result_may_change(tmp_path):
+    Workdir(tmp_path, config()).release()
+    Workdir(tmp_path, config(**{"log.every_steps": 7})).release()
+    assert load_config(tmp_path).log.every_steps == 7
+
+
+def test_config_round_trip(tmp_path):
+    Workdir(tmp_path, config()).release()
+    assert load_config(tmp_path).to_dict() == CONFIG
+    versions = json.loads((tmp_path / "versions.json").read_text())
+    assert versions["jax"] and versions["python"].startswith("3.")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(WorkdirError, match="cannot be written: Permission denied"):
+        Workdir(tmp_path / "run", config())
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="cannot be written"):
+        Workdir(tmp_path / "file" / "run", config())
+    with pytest.raises(WorkdirError, match="cannot be written"):
+        Workdir(tmp_path / "file", config())
+
+
+def test_damaged_config(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(WorkdirError, match=r"config\.json cannot be read"):
+        Workdir(tmp_path, config())
+
+
+def test_not_a_workdir(tmp_path):
+    with pytest.raises(WorkdirError, match=r"holds no config\.json: not a workdir"):
+        load_config(tmp_path)
+
+
+def test_differences():
+    old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}
+    assert differences(old, new) == [("a.c", 2, 4), ("d", 3, None), ("e", None, 5)]
+    assert differences(old, old) == []
+
+
+def test_files_are_written_whole(tmp_path):
+    file = tmp_path / "x.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
