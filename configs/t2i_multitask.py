@@ -107,7 +107,7 @@ def _tiny() -> ConfigDict:
     c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
 
     c.train = ConfigDict()
-    c.train.steps = 2000
+    c.train.steps = 1600
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
     c.train.caption_dropout = 0.1  # share of prompts
@@ -116,7 +116,7 @@ def _tiny() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.learning_rate = 5e-3  # peak
     c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine
-    c.optim.warmup_steps = 100
+    c.optim.warmup_steps = 50
     c.optim.end_factor = 0.02  # of the peak, at the end
     c.optim.b1 = 0.9
     c.optim.b2 = 0.99

@@ -30,6 +30,14 @@ from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
 from onediff_jax.tasks.definitions import GROUPS, get_task
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_POSITIVE = (
+    *("train.steps", "train.batch_rows", "train.accumulate", "train.max_skipped"),
+    *("text.max_length", "data.threads", "data.prefetch", "ema.power"),
+    *("checkpoint.every_steps", "checkpoint.every_minutes"),
+    *("log.every_steps", "log.held_out_every", "log.held_out_batches"),
+    *("log.sample_steps", "log.sample_rows"),
+)
+_SHARES = ("flow.condition_sigma", "ema.max_decay", "optim.end_factor")  # 0..1
 # Training scenes are 0 … data.scenes − 1; held-out scenes start here, far beyond any of them.
 HELD_OUT = 2**30
 
@@ -131,10 +139,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
     model = config.model
     if model.dtype not in DTYPES:
         raise ValueError(f"model.dtype={model.dtype!r} must be one of {list(DTYPES)}")
-    for path in ("train.steps", "train.batch_rows", "train.accumulate"):
-        section, field = path.split(".")
-        if config[section][field] <= 0:
-            raise ValueError(f"{path}={config[section][field]} must be positive")
+    _check_numbers(config)
     fields = [f.name for f in dataclasses.fields(NextDiTConfig)]
     model_config = NextDiTConfig(**{name: model[name] for name in fields})
     layout = make_layout(config.rows)
@@ -175,7 +180,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
         init_params=init_params,
         lora=lora,
-        frozen_shapes=split_lora(jax.eval_shape(all_params))[1] if lora else None,
+        frozen_shapes=_frozen(all_params, config.lora.frozen_dtype) if lora else None,
     )
 
 
@@ -186,7 +191,29 @@ def _make_lora(config: ConfigDict) -> LoRA | None:
         return None
     if not config.get("init_from"):
         raise ValueError("lora trains adapters of given weights: init_from must name them")
+    if fields.frozen_dtype not in DTYPES:
+        raise ValueError(f"lora.frozen_dtype={fields.frozen_dtype!r} must be one of {list(DTYPES)}")
     return LoRA(fields.rank, fields.alpha, tuple(fields.targets))
+
+
+def _frozen(all_params: Callable[[], Any], dtype: str) -> Any:
+    """Shapes of what adapters stand beside."""
+    shapes = split_lora(jax.eval_shape(all_params))[1]
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), shapes)
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Raises ValueError for numbers outside their range that no part checks when it is made."""
+    for path in (*_POSITIVE, *_SHARES):
+        section, field = path.split(".")
+        value = config[section][field]
+        if path in _POSITIVE and not value > 0:
+            raise ValueError(f"{path}={value} must be positive")
+        if path in _SHARES and not 0 <= value <= 1:
+            raise ValueError(f"{path}={value} must be in 0..1")
+    for name, weight in config.data.tasks.items():
+        if not weight >= 0:
+            raise ValueError(f"data.tasks.{name}={weight} must be ≥ 0")
 
 
 def _check_slots(config: ConfigDict, layout: RowLayout) -> None:

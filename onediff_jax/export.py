@@ -26,6 +26,7 @@ from absl import app, flags, logging
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from onediff_jax.data.buckets import bucket_size
 from onediff_jax.experiment import Experiment, param_count
 from onediff_jax.held_out import examples
 from onediff_jax.interop import torch_files
@@ -42,6 +43,17 @@ from onediff_jax.workdir import versions, write_json
 FLAGS = flags.FLAGS
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 _COPIED = ("*.json", "*.safetensors", "*.model")  # of a vae, text encoder or tokenizer
+
+
+_ADAPTER_CARD = """Adapters (LoRA) of step {step} for the transformer of {base}.
+
+    pipe = DiffusionPipeline.from_pretrained(BASE, trust_remote_code=True)
+    pipe.transformer.load_lora_adapter(
+        FOLDER, weight_name="pytorch_lora_weights.safetensors", prefix="transformer"
+    )
+
+It needs torch, diffusers and peft.
+"""
 
 
 class ExportError(ValueError):
@@ -79,7 +91,7 @@ def export(
     """
     source, out = Path(source).resolve(), Path(out).resolve()
     _check_out(source, out, options.overwrite)
-    run = SavedRun(source, options.step, ema=options.ema)
+    run = SavedRun(source, options.step, ema=options.ema, with_data=options.verify)
     if options.lora_only and run.adapters is None:
         raise ExportError(f"lora_only was asked of {source}, which did not train adapters")
     weights = "EMA" if options.ema else "raw"
@@ -87,6 +99,8 @@ def export(
     with _beside(out, weight_bytes(run.shapes, options.dtype) * (not options.lora_only)) as folder:
         if options.lora_only:
             write_adapter(folder, run.adapters, run.experiment.lora, dtype=options.dtype)
+            base = run.experiment.config.init_from
+            (folder / "README.md").write_text(_ADAPTER_CARD.format(base=base, step=run.step))
         else:
             _write_pipeline(folder, out.name, run, options)
             if options.verify:
@@ -102,7 +116,7 @@ def _write_pipeline(folder: Path, name: str, run: SavedRun, options: Options) ->
     vae, text = _write_encoders(folder, experiment, options.text_encoder)
     index = torch_files.copy_into(folder, vae=vae, text=text)
     factor = experiment.codec.factor
-    height, width = next(iter(experiment.sizes.values()))[0]
+    height, width = bucket_size("1:1", experiment.layout.slots[0].tokens)
     network = experiment.model_config
     released = torch_files.TRANSFORMER_CONFIG | {
         "input_size": [1, height // factor, width // factor],
@@ -200,14 +214,15 @@ def _verify(folder: Path, run: SavedRun, dtype: str, say: Callable[[str], Any]) 
 
 
 def real_case(experiment: Experiment) -> Case:
-    """A held-out example: the frames to generate half way to noise, the others clean."""
+    """A held-out example of many frames: those to generate half way to noise, the others clean."""
     tasks = [task for task, weight in experiment.config.data.tasks.items() if weight]
-    task = max(map(get_task, tasks), key=lambda task: (len(task.frames), task.name))
+    task = max(map(get_task, tasks), key=lambda task: task.max_frames)
     example = examples(experiment, 1, [task.directions[0].name])[0]
     latents = np.stack(example.encoded.frames)[None].astype(np.float32)
     generate = np.array(example.generate)[None, :, None, None, None]
     noise = np.random.default_rng(0).standard_normal(latents.shape, np.float32)
-    text, mask = experiment.text_encoder([example.encoded.prompt])
+    cached = experiment.config.text.get("kind") == "cached"  # then the empty prompt is known
+    text, mask = experiment.text_encoder(["" if cached else example.encoded.prompt])
     return Case(
         f"held-out {example.direction}",
         np.where(generate, 0.5 * (latents + noise), latents),
@@ -243,7 +258,6 @@ def _beside(out: Path, needed: int) -> Iterator[Path]:
                 f"{needed / 1e9:.2f} GB are needed in {out.parent}, and {free / 1e9:.2f} are free"
             )
         folder.chmod(0o755)
-        (folder / "transformer").mkdir()
         yield folder
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

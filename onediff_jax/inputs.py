@@ -12,6 +12,7 @@ from onediff_jax.data.prepared.dataset import (
     check_split,
     open_folders,
 )
+from onediff_jax.data.world import World
 from onediff_jax.models.codec import LightCodec
 from onediff_jax.models.layout import RowLayout
 from onediff_jax.models.text_hash import HashedTextEncoder
@@ -49,6 +50,7 @@ def make_inputs(config: ConfigDict, layout: RowLayout, *, with_data: bool = True
     if data.name == "world":
         if data.scenes <= 0:
             raise ValueError(f"data.scenes={data.scenes} must be positive")
+        World(data.seed, data.level)  # raises for an unknown level
         codec, prepared, sizes = LightCodec(), None, _sizes(layout, data.aspects)
     elif with_data:
         codec, prepared = _make_prepared(config, layout)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clu import metric_writers
 
 from onediff_jax.data.rows import TASK_NAMES
 
@@ -23,6 +22,8 @@ class Reporter:
     def __init__(self, workdir: Path, *, is_writer: bool = True):
         self._jsonl = self._writer = None
         if is_writer:
+            from clu import metric_writers  # brings tensorflow: seconds, after all checks
+
             self._jsonl = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115 - lives as we do
             self._writer = metric_writers.SummaryWriter(str(workdir))
 
@@ -81,7 +82,11 @@ class Clock:
         self._steps += 1
 
     def report(self) -> dict[str, float]:
-        """Rate and data-wait share since the last report, and goodput since the start."""
+        """Rate and data-wait share since the last report, and goodput since the start; empty when
+        there was no step.
+        """
+        if not self._steps:
+            return {}
         now = time.perf_counter()
         elapsed = max(now - self._begin, 1e-9)
         found = {

@@ -18,7 +18,8 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
         raise ValueError(f"optim.schedule={config.schedule!r} must be one of {SCHEDULES}")
     if not 0 <= config.warmup_steps < total_steps:
         raise ValueError(
-            f"optim.warmup_steps={config.warmup_steps} must be in 0..{total_steps - 1} (train.steps)"
+            f"optim.warmup_steps={config.warmup_steps} must be in 0..{total_steps - 1}, below "
+            "train.steps"
         )
     peak, end = config.learning_rate, config.learning_rate * config.end_factor
     rest = total_steps - config.warmup_steps
@@ -74,5 +75,5 @@ def make_optimizer(
 
 
 def ema_decay(step: jax.Array, max_decay: float, power: float) -> jax.Array:
-    """1 − (1 + step)^(−power), at most `max_decay`: short memory early (the reference: ⅔, 0.9999)."""
+    """1 − (1 + step)^(−power), at most `max_decay`: a short memory early (reference: ⅔, 0.9999)."""
     return jnp.minimum(max_decay, 1.0 - (1.0 + step.astype(jnp.float32)) ** -power)

@@ -8,6 +8,7 @@ from flax import traverse_util
 from onediff_jax.checkpoint import SavedState
 from onediff_jax.experiment import Experiment, make_experiment, param_shapes
 from onediff_jax.interop.config import transformer_folder
+from onediff_jax.interop.model import param_shapes as model_shapes
 from onediff_jax.interop.pretrained import find_folder
 from onediff_jax.interop.weights import open_weights
 from onediff_jax.models.lora import merged
@@ -24,6 +25,7 @@ class SavedRun:
       workdir: of the run.
       step: of the checkpoint; None for the newest.
       ema: the moving average rather than the raw weights.
+      with_data: as in `make_experiment`.
 
     Attributes:
       experiment, step: what it is.
@@ -33,8 +35,17 @@ class SavedRun:
     Raises ValueError (WorkdirError, CheckpointError, PretrainedError) for what cannot be read.
     """
 
-    def __init__(self, workdir: str | Path, step: int | None = None, *, ema: bool = True):
-        self.experiment: Experiment = make_experiment(load_config(workdir))
+    def __init__(
+        self,
+        workdir: str | Path,
+        step: int | None = None,
+        *,
+        ema: bool = True,
+        with_data: bool = True,
+    ):
+        config = load_config(workdir)
+        with_data |= config.text.get("kind") == "cached"  # whose width the folders know
+        self.experiment: Experiment = make_experiment(config, with_data=with_data)
         self._saved, self._tree = SavedState(workdir, step), "ema" if ema else "params"
         self.step = self._saved.step
         self._trained = traverse_util.flatten_dict(param_shapes(self.experiment))
@@ -43,7 +54,7 @@ class SavedRun:
         self.shapes = traverse_util.unflatten_dict(self._trained)
         if self.experiment.lora:
             self.adapters = traverse_util.unflatten_dict(self._read(list(self._trained)))
-            self.shapes = self.experiment.frozen_shapes
+            self.shapes = model_shapes(self.experiment.model_config)
             folder = transformer_folder(find_folder(self.experiment.config.init_from))
             self._base = open_weights(folder, self.shapes)
 

@@ -1,5 +1,6 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -7,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from onediff_jax.checkpoint import CheckpointError, Checkpoints
-from onediff_jax.data.pipeline import BatchIterator, stream_hash
+from onediff_jax.data.pipeline import stream_hash
 from onediff_jax.experiment import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.metrics import (
@@ -26,8 +26,8 @@ from onediff_jax.metrics import (
 )
 from onediff_jax.models.lora import join
 from onediff_jax.optim import make_optimizer
-from onediff_jax.parallel.mesh import batch_devices, batch_sharding, make_mesh
 from onediff_jax.parallel.memory import check_memory
+from onediff_jax.parallel.mesh import batch_devices, batch_sharding, make_mesh
 from onediff_jax.parallel.sharding import state_shardings
 from onediff_jax.preview import Preview
 from onediff_jax.state import TrainState, new_state
@@ -45,17 +45,17 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     SIGTERM saves a checkpoint and returns. Raises ValueError (and its subclasses CheckpointError,
     WorkdirError) before anything is compiled or written when something does not fit.
     """
-    run = _Run(config, workdir)
-    try:
-        return run.loop()
-    finally:
-        run.close()
+    with contextlib.ExitStack() as opened:
+        return _Run(config, workdir, opened).loop()
 
 
 class _Run:
-    """What the loop holds: parts made once, and the state that changes."""
+    """What the loop holds: parts made once, and the state that changes.
 
-    def __init__(self, config: ConfigDict, workdir: str | Path):
+    `opened` releases what was opened, also when the start itself fails.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: str | Path, opened: contextlib.ExitStack):
         self.config = config
         self.experiment: Experiment = make_experiment(config)
         self.mesh = make_mesh(config.mesh)
@@ -69,13 +69,16 @@ class _Run:
         shapes = param_shapes(self.experiment)
         check_memory(self.experiment, param_count(shapes), self.mesh)
         self.workdir = Workdir(workdir, config)
+        opened.callback(self.workdir.release)
         self.checkpoints = Checkpoints(
             self.workdir.path,
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
         )
+        opened.callback(self.checkpoints.close)
         self.is_writer = jax.process_index() == 0
         self.reporter = Reporter(self.workdir.path, is_writer=self.is_writer)
+        opened.callback(self.reporter.close)
         self.reporter.say(f"workdir {self.workdir.path}")
         self.fields = self.experiment.stream_fields()
 
@@ -99,6 +102,7 @@ class _Run:
         self.batches = self.experiment.batches(
             process_index=jax.process_index(), process_count=jax.process_count()
         )
+        opened.callback(self.batches.close)
         self.state = self._restore(abstract) or self._start(init, abstract)
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment) if config.log.sample_every else None
@@ -211,7 +215,7 @@ class _Run:
                 if step == first + 1:
                     jax.block_until_ready(metrics["loss"])
                     self.clock = Clock()  # compilation is not part of the rate
-                elif step % config.log.every_steps == 0 or step == total:
+                if step % config.log.every_steps == 0 or step == total:
                     running = add_sums(running, jax.device_get(metrics))
                     self._log(step, running, metrics)
                     running, metrics = None, None
@@ -229,7 +233,7 @@ class _Run:
         self.stopping = True
 
     def _log(self, step: int, sums: dict[str, np.ndarray], last: dict[str, Any]) -> None:
-        rates = self.clock.report()
+        rates = self.clock.report()  # empty where the only step so far was compiled
         tokens = max(sums["task_tokens"].sum(), 1.0)
         values = {
             "loss": float(sums["task_loss"].sum() / tokens),
@@ -240,14 +244,15 @@ class _Run:
         }
         self.reporter.scalars(step, values)
         total = self.config.train.steps
-        rate = rates["steps_per_second"]
+        speed = ""
+        if rates:
+            rate = rates["steps_per_second"]
+            left = time_left(total - step, rate)
+            speed = f"{rate:.2f} steps/s  left {left}  wait {rates['data_wait']:.1%}  "
         per_task = " ".join(
             f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k[:5] == "loss/"
         )
-        self.reporter.say(
-            f"step {step}/{total}  {rate:.2f} steps/s  left {time_left(total - step, rate)}  "
-            f"loss {values['loss']:.4f}  wait {rates['data_wait']:.1%}  | {per_task}"
-        )
+        self.reporter.say(f"step {step}/{total}  {speed}loss {values['loss']:.4f}  | {per_task}")
         in_a_row = int(last["skipped_in_a_row"])
         if in_a_row >= self.config.train.max_skipped:
             raise NotFiniteError(
@@ -273,10 +278,3 @@ class _Run:
         if self.preview and step and (step % log.sample_every == 0 or step == total):
             self.reporter.image(step, "samples", self.preview(join(self.state.ema, self.frozen)))
         self.clock.pause(time.perf_counter() - began)
-
-    def close(self) -> None:
-        """Releases everything, also after an error."""
-        self.batches.close()
-        self.checkpoints.close()
-        self.reporter.close()
-        self.workdir.release()

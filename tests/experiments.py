@@ -26,6 +26,7 @@ SHRUNKEN = {
     "data.scenes": 64,
     "train.steps": 8,
     "train.batch_rows": 2,
+    "optim.learning_rate": 2e-3,
     "optim.warmup_steps": 2,
     "checkpoint.every_steps": 3,
     "log.every_steps": 1,

@@ -10,14 +10,14 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from onediff_jax.data.prepared.reader import PreparedFolder  # noqa: E402
-from onediff_jax.encoders import (  # noqa: E402
+from onediff_jax.data.prepared.reader import PreparedFolder
+from onediff_jax.encoders import (
     AutoencoderCodec,
     PosteriorEncoder,
     PromptEncoder,
     make_encoders,
 )
-from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare  # noqa: E402
+from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare
 
 
 @pytest.fixture(scope="module")

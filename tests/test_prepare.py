@@ -1,8 +1,7 @@
 """The prepare command on a folder of pictures, and training on what it wrote."""
 
-import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -79,6 +78,9 @@ def test_killed_and_run_again_gives_the_same_bytes(photos, prepared, tmp_path):
         time.sleep(0.005)
     process.kill()  # the parent alone: its workers must end by themselves
     process.communicate()
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(process.pid), "workers outlived their parent"
     done = len(list((tmp_path / "parts").glob("*.json")))
     code, text, errors = run(*flags)
     assert code == 0, errors
@@ -86,22 +88,13 @@ def test_killed_and_run_again_gives_the_same_bytes(photos, prepared, tmp_path):
     assert contents(tmp_path) == contents(prepared[0])
 
 
-@pytest.mark.slow
-def test_workers_end_with_a_parent_that_was_killed(photos, tmp_path):
-    process = command(*flags_for(photos, tmp_path, "--workers=2"), start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "parts").glob("*.json")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(process.pid, 0)  # does anyone of the group live?
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    pytest.fail("workers outlived their parent")
+def alive(group):
+    """Whether any process of a group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_check_and_show(prepared, tmp_path):
@@ -115,13 +108,11 @@ def test_check_and_show(prepared, tmp_path):
 
 
 def test_check_of_a_damaged_folder_fails(prepared, tmp_path):
-    import shutil
-
     shutil.copytree(prepared[0], tmp_path / "copy")
     victim = next((tmp_path / "copy" / "records" / "text2image").iterdir())
     victim.unlink()
     code, _, errors = run(f"--check={tmp_path / 'copy'}")
-    assert code == 1 and "1 problems" not in prepared[1] and "missing" in errors
+    assert code == 1 and "missing" in errors
 
 
 @pytest.mark.parametrize(
@@ -143,6 +134,8 @@ def test_bad_flags_end_with_one_message(flags, message):
 
 @pytest.mark.slow
 def test_trains_on_prepared_folders_and_resumes(prepared, tmp_path):
+    import jax
+
     from onediff_jax.train import train
     from tests.experiments import shrunken
 
@@ -150,22 +143,18 @@ def test_trains_on_prepared_folders_and_resumes(prepared, tmp_path):
     config.unlock()
     for field in ("scenes", "level", "aspects", "seed"):
         del config.data[field]
-    config.data.update(
-        {"name": "prepared", "folders": (str(prepared[0]),), "encoder": "light"}
-    )
+    config.data.update({"name": "prepared", "folders": (str(prepared[0]),), "encoder": "light"})
     config.data.evaluate_on = "held_out"
     for task in config.data.tasks:
         config.data.tasks[task] = float(task in ("text2image", "canny2image"))
-    config.log.sample_every = 8
-    config.log.sample_steps = 2
+    config.train.steps = 5
     straight = train(config, tmp_path / "straight")
-    config.train.steps = 8
-    stopped = config.copy_and_resolve_references()
-    stopped.train.steps = 4
-    assert (tmp_path / "straight").is_dir() and int(straight.step) == 8
-    losses = [
-        json.loads(line)
-        for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()
-        if "loss" in line
-    ]
-    assert losses
+    assert int(straight.step) == 5
+    shutil.copytree(tmp_path / "straight", tmp_path / "again")
+    checkpoints = tmp_path / "again" / "checkpoints"
+    steps = sorted(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit())
+    assert steps == [3, 5]
+    shutil.rmtree(checkpoints / "5")
+    again = train(config, tmp_path / "again")
+    for one, other in zip(jax.tree.leaves(straight), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)

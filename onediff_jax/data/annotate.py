@@ -7,11 +7,13 @@ before an Annotator is made.
 """
 
 import dataclasses
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, check_captions
+from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, Source, check_captions
 from onediff_jax.data.sources.labels import check_label, choose_colors
 from onediff_jax.tasks import conditions, draw
 
@@ -30,6 +32,8 @@ _PIPELINES = {
 }
 # Kinds of depth models whose output is metres; the others give nearness up to scale and shift.
 _METRIC = ("depth_pro", "glpn", "prompt_depth_anything", "zoedepth")
+# Pictures that wait for each other: of one size they make a batch.
+_READ_AHEAD = 16
 _REQUEST = "Describe the picture in one sentence."
 
 
@@ -113,17 +117,15 @@ class Annotator:
             if example.task != "text2image":
                 raise ValueError(f"{example.key}: pictures are annotated, not {example.task}")
         results: list[list[RawExample | BadRecord]] = [[example] for example in examples]
-        for start in range(0, len(examples), self._batch_size):
-            batch = results[start : start + self._batch_size]
-            if "caption" in self._pipes:
-                self._caption([result for result in batch if not result[0].captions[0]])
-            for kind in ("depth", "segmentation", "hed"):
-                if kind in self._pipes:
-                    self._conditions(kind, batch)
+        if "caption" in self._pipes:
+            self._caption([result for result in results if not result[0].captions[0]])
+        for kind in ("depth", "segmentation", "hed"):
+            if kind in self._pipes:
+                self._conditions(kind, results)
         return results
 
-    def _caption(self, batch: list[list]) -> None:
-        for result in batch:
+    def _caption(self, results: list[list]) -> None:
+        for result in results:
             example = result[0]
             try:
                 texts = check_captions(self._describe(example.images[0]))
@@ -149,9 +151,9 @@ class Annotator:
             output = pipe(images=picture, text="", generate_kwargs=options)
         return output[0]["generated_text"]
 
-    def _conditions(self, kind: str, batch: list[list]) -> None:
-        outputs = self._run(kind, [result[0].images[0] for result in batch])
-        for result, output in zip(batch, outputs, strict=True):
+    def _conditions(self, kind: str, results: list[list]) -> None:
+        outputs = self._run(kind, [result[0].images[0] for result in results])
+        for result, output in zip(results, outputs, strict=True):
             example = result[0]
             key = f"{example.key}#{kind}"
             try:
@@ -177,7 +179,17 @@ class Annotator:
         pipe = self._pipes[kind]
         if isinstance(pipe, _EdgeModel):
             return [pipe(image) for image in images]
-        return pipe([_pil(image) for image in images], batch_size=self._batch_size)
+        of_size: dict[tuple, list[int]] = {}
+        for index, image in enumerate(images):  # a batch holds pictures of one size
+            of_size.setdefault(image.shape, []).append(index)
+        outputs: list[Any] = [None] * len(images)
+        for indices in of_size.values():
+            pictures = [_pil(images[index]) for index in indices]
+            with np.errstate(all="ignore"):  # the pipeline divides by the range, which may be 0
+                found = pipe(pictures, batch_size=self._batch_size)
+            for index, output in zip(indices, found, strict=True):
+                outputs[index] = output
+        return outputs
 
     def _is_metric(self, kind: str) -> bool:
         if kind != "depth":
@@ -185,6 +197,63 @@ class Annotator:
         config = self._pipes[kind].model.config
         stated = getattr(config, "depth_estimation_type", None)
         return stated == "metric" or config.model_type in _METRIC
+
+
+class AnnotatedSource:
+    """A source whose pictures are annotated as they are read; other tasks pass through.
+
+    The models are loaded where reading begins, once per process.
+
+    Args:
+      source: to read.
+      models: kind → folder or hub name, see `parse`.
+      options: of Annotator.
+
+    Raises ValueError for an unknown kind, or no models.
+    """
+
+    def __init__(self, source: Source, models: dict[str, str], **options):
+        if not models or set(models) - set(KINDS):
+            raise ValueError(f"{models=} must name a model for some of {list(KINDS)}")
+        self._source, self._models, self._options = source, dict(models), options
+        self._annotator: Annotator | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self):
+        return self.__dict__ | {"_annotator": None, "_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def shards(self) -> list[str]:
+        return self._source.shards()
+
+    def describe(self) -> dict[str, Any]:
+        return {**self._source.describe(), "annotate": self._models, **self._options}
+
+    def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
+        waiting: list[RawExample] = []
+        for record in self._source.read(shard):
+            if isinstance(record, RawExample) and record.task == "text2image":
+                waiting.append(record)
+                if len(waiting) < _READ_AHEAD:
+                    continue
+                record = None
+            yield from self._annotated(waiting)
+            waiting = []
+            if record is not None:
+                yield record
+        yield from self._annotated(waiting)
+
+    def _annotated(self, examples: list[RawExample]) -> Iterator[RawExample | BadRecord]:
+        if not examples:
+            return
+        with self._lock:  # threads that read share the models
+            if self._annotator is None:
+                self._annotator = Annotator(self._models, **self._options)
+            results = self._annotator.annotate(examples)
+        for result in results:
+            yield from result
 
 
 class _EdgeModel:

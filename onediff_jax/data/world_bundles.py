@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.data.world import CLASSES, LIMBS, OrbitCamera, Scene, View, World
+from onediff_jax.data.world import CLASSES, LIMBS, OrbitCamera, View, World
 from onediff_jax.tasks import cameras, colors, conditions, degrade, draw, prompts
 from onediff_jax.tasks.definitions import TASKS, get_task
 

@@ -149,8 +149,14 @@ def load_export(folder: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
             f"{folder} holds no readable {RUN_FILE}: it was not written by onediff_jax.export"
         ) from error
     found = transformer_folder(folder)
-    config, _ = read_config(found)
-    return ConfigDict(_tuples(fields)), read_weights(found, param_shapes(config))
+    network, _ = read_config(found)
+    config = ConfigDict(_tuples(fields))
+    # The encoders that came along, wherever those of the run are now.
+    if config.data.get("encoder", "light") != "light":
+        config.data.encoder = str(folder)
+    if config.text.get("folder"):
+        config.text.folder = str(folder)
+    return config, read_weights(found, param_shapes(network))
 
 
 def find_folder(name: str | Path) -> Path:

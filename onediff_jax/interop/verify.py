@@ -150,13 +150,14 @@ def _call_torch(model, case: Case) -> np.ndarray:
     import torch
 
     latents = torch.from_numpy(np.ascontiguousarray(np.moveaxis(case.latents, -1, 2)))
-    out = model(
-        latents.to(model.dtype),
-        torch.from_numpy(case.timesteps),
-        torch.from_numpy(case.text),
-        torch.from_numpy(case.text_mask),
-        return_dict=False,
-    )[0]
+    with torch.no_grad():
+        out = model(
+            latents.to(model.dtype),
+            torch.from_numpy(case.timesteps),
+            torch.from_numpy(case.text),
+            torch.from_numpy(case.text_mask),
+            return_dict=False,
+        )[0]
     return np.moveaxis(out.float().numpy(), 2, -1)
 
 

@@ -119,9 +119,11 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     if 8 + length > size:
         raise ValueError(f"{path} is not a whole safetensors file ({size} bytes)")
     try:
-        header = dict(json.loads(data[8 : 8 + length].tobytes()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a safetensors file: its header is not JSON") from error
+        header = json.loads(data[8 : 8 + length].tobytes())
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is not a safetensors file: its header is not a JSON object")
     header.pop("__metadata__", None)
     body, tensors = data[8 + length :], {}
     for name, entry in header.items():

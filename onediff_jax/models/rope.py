@@ -18,8 +18,8 @@ def rope_angles(
     """Angles of the head_dim/2 pairs, float32: a third each for frame, row and column.
 
     Frequencies are θ^(−j/d), j = 0, 6, 12, …, d = head_dim. For larger pictures than trained on,
-    `scale` stretches them: below `watershed` (compared with the largest timestep, 0..1000) positions
-    are divided by it, above it θ is multiplied by it (Next-DiT's time-aware scaled RoPE).
+    `scale` stretches them: below `watershed` (compared with the largest timestep, 0..1000)
+    positions are divided by it, above it θ is multiplied by it (Next-DiT's time-aware scaled RoPE).
 
     Raises ValueError when head_dim is not a multiple of 6.
     """
@@ -39,7 +39,7 @@ def rope_angles(
 def apply_rope(
     x: Float[Array, "*b t n h"], cos: Float[Array, "*b t h2"], sin: Float[Array, "*b t h2"]
 ) -> Float[Array, "*b t n h"]:
-    """Rotates adjacent pairs (2i, 2i+1) of every head; computed in float32, returned in x's dtype."""
+    """Rotates adjacent pairs (2i, 2i+1) of every head, in float32; returned in x's dtype."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[..., None, :], sin[..., None, :]

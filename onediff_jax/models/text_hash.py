@@ -49,7 +49,7 @@ class HashedTextEncoder:
         self.max_length = max_length
 
     def embed(self, prompt: str) -> np.ndarray:
-        """(n, dim) float32 for the n ≤ max_length words of one prompt; (0, dim) for an empty one."""
+        """(n, dim) float32, the n ≤ max_length words of one prompt; (0, dim) for an empty one."""
         words = split_words(prompt)[: self.max_length]
         if not words:
             return np.zeros((0, self.dim), np.float32)

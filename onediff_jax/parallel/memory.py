@@ -7,7 +7,6 @@ from jax.sharding import Mesh
 
 GIB = 2**30
 _STATE_BYTES = 4 * 5  # parameters, gradients, two moments and EMA, float32 each
-_FROZEN_BYTES = 4  # weights that are used and not trained
 
 
 def device_bytes(device: jax.Device) -> int | None:
@@ -20,7 +19,7 @@ def device_bytes(device: jax.Device) -> int | None:
 
 
 def needed_bytes(experiment, params: int, mesh: Mesh) -> int:
-    """A lower estimate of the bytes per device: state, and activations kept for the backward pass."""
+    """A lower estimate of the bytes per device: state, and activations kept for backward."""
     cfg, config = experiment.model_config, experiment.config
     shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
     rows = config.train.batch_rows / (mesh.shape["replica"] * mesh.shape["fsdp"])
@@ -29,8 +28,10 @@ def needed_bytes(experiment, params: int, mesh: Mesh) -> int:
     # Kept numbers per token and layer, in units of the model's width.
     kept = {"full": 1.0, "attention": 4.5, "none": 10 + 4 * cfg.ffn_dim / cfg.hidden_size}
     activations = tokens * cfg.depth * cfg.hidden_size * kept[config.model.remat] * width
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(experiment.frozen_shapes))
-    return int((params * _STATE_BYTES + frozen * _FROZEN_BYTES) / shards + activations)
+    frozen = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.frozen_shapes)
+    )
+    return int((params * _STATE_BYTES + frozen) / shards + activations)
 
 
 def check_memory(experiment, params: int, mesh: Mesh) -> None:

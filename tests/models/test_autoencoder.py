@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from onediff_jax.models import load_autoencoder  # noqa: E402
-from onediff_jax.models.autoencoder import AutoencoderConfig, layout  # noqa: E402
+from onediff_jax.models import load_autoencoder
+from onediff_jax.models.autoencoder import AutoencoderConfig, layout
 
 SD3_LIKE = dict(
     block_out_channels=(16, 32, 32),

@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from onediff_jax.models import load_text_encoder  # noqa: E402
-from onediff_jax.models.t5 import T5Config, layout, load_tokenizer, relative_buckets  # noqa: E402
+from onediff_jax.models import load_text_encoder
+from onediff_jax.models.t5 import T5Config, layout, load_tokenizer, relative_buckets
 
 SMALL = dict(vocab_size=200, d_model=32, d_kv=12, d_ff=56, num_layers=3, num_heads=4)
 

@@ -1,4 +1,4 @@
-"""The hashed text encoder: the same bits everywhere and for ever, order shows, padding is masked."""
+"""The hashed text encoder: the same bits everywhere, order shows, padding is masked."""
 
 import hashlib
 import subprocess

@@ -63,7 +63,7 @@ class FolderSource:
         self._others = collections.Counter(
             files.split_suffix(name)[1]
             for name in names
-            if not is_picture_name(name) and not name.endswith(_SIDECARS)
+            if not is_picture_name(name) and not name.lower().endswith(_SIDECARS)
         )
         self._captioned = sum(stem in self._sidecars for stem in stems)
         self._orphans = [
@@ -116,7 +116,10 @@ def find_sidecars(names: list[str]) -> dict[str, str]:
     """Stem -> caption file, for sorted names; .txt wins over .json."""
     found = {}
     for suffix in reversed(_SIDECARS):
-        found |= {n.removesuffix(suffix): n for n in names if n.endswith(suffix)}
+        for name in names:
+            stem, own = files.split_suffix(name)
+            if own == suffix:
+                found[stem] = name
     return found
 
 
@@ -134,7 +137,7 @@ def read_sidecar(path: str, reader: RecordReader) -> tuple[str, ...]:
         if error.reason != "empty_file":
             raise
         text = ""
-    if not path.endswith(".json") or not text.strip():
+    if not path.lower().endswith(".json") or not text.strip():
         return check_captions(text)
     try:
         value = json.loads(text)

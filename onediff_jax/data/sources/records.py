@@ -1,13 +1,14 @@
 """Rows of named fields as training examples: what tables, Parquet, WebDataset and TFDS share."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from onediff_jax.data.sources.base import BadData, RawExample, check_captions, check_text
+from onediff_jax.data.sources.base import BadData, RawExample, check_captions
 from onediff_jax.data.sources.condition_files import ConditionReader
 from onediff_jax.data.sources.images import ImageReader
-from onediff_jax.data.sources.labels import check_regions
+from onediff_jax.data.sources.labels import check_label, check_regions
 from onediff_jax.tasks.definitions import TASKS, get_task
 
 # Role -> the names it goes by, in the order they are tried.
@@ -99,7 +100,7 @@ class RecordReader:
         captions = check_captions(self.get(row, "caption"))
         if not captions and "caption" in self.needed():
             raise BadData("missing_field", "the caption is empty")
-        parts: dict[str, Any] = {"extras": {n: row[n] for n in self.keep if n in row}}
+        parts: dict[str, Any] = {"extras": self._kept(row)}
         target = self._picture(load, self.get(row, "image"), "image")
         sources = self._sources(row)
         if get_task(self.task).group == "t2i":
@@ -109,7 +110,7 @@ class RecordReader:
         pictures = [self._picture(load, s, f"source {i}") for i, s in enumerate(sources)]
         texts = self._source_captions(row, len(pictures))
         if self.task == "subject_driven":
-            parts["item"] = check_text(self.get(row, "item"), "item")
+            parts["item"] = check_label(self.get(row, "item"))
         return RawExample(key, self.task, (target, *pictures), (captions, *texts), **parts)
 
     def _conditioned(self, key, target, captions, sources, row, load, parts) -> RawExample:
@@ -122,6 +123,14 @@ class RecordReader:
         parts["depth_norm"] = condition.depth_norm
         parts["extras"] |= condition.extras
         return RawExample(key, self.task, (target, condition.image), (captions, ()), **parts)
+
+    def _kept(self, row) -> dict[str, Any]:
+        kept = {name: row[name] for name in self.keep if name in row}
+        try:
+            json.dumps(kept)
+        except (TypeError, ValueError) as error:  # dates, bytes
+            raise BadData("bad_metadata", f"keep={list(kept)}: {error}") from None
+        return kept
 
     def _sources(self, row) -> list:
         value = self.get(row, "source")

@@ -104,7 +104,7 @@ def write_light_codec(folder):
 
 
 def write_hashed_text(folder, *, dim: int, max_length: int):
-    """Writes the hashed text encoder as the component folder/text_encoder (copy_into adds its class).
+    """Writes the hashed text encoder as folder/text_encoder (copy_into adds its class).
 
     Args:
       dim: caption channels of the transformer.

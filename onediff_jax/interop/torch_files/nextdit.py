@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
@@ -193,7 +194,7 @@ class FinalLayer(nn.Module):
         return self.linear(per_frame(self.norm_final(x), 1 + self.adaLN_modulation(condition)))
 
 
-class NextDiT(ModelMixin, ConfigMixin):
+class NextDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The denoiser: noisy latent frames, their timesteps and a caption → the velocity ε − x.
 
     The defaults are the released model. `attention_softcap` bounds the logits of self-attention

@@ -42,7 +42,10 @@ def fit(picture, height: int, width: int) -> torch.Tensor:
     picture = as_tensor(picture)
     if picture.shape[1:] != (height, width):
         scale = max(height / picture.shape[1], width / picture.shape[2])
-        size = [max(m, round(n * scale)) for n, m in zip(picture.shape[1:], (height, width))]
+        size = [
+            max(m, round(n * scale))
+            for n, m in zip(picture.shape[1:], (height, width), strict=True)
+        ]
         picture = F.interpolate(picture[None], size, mode="bicubic", antialias=True)[0]
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
         picture = picture[:, top : top + height, left : left + width].clamp(0, 1)

@@ -180,11 +180,11 @@ class OneDiffusionPipeline(DiffusionPipeline):
             raise ValueError(f"{len(pictures)} pictures for {len(rays)} cameras")
         views = [fit(picture, height, width) for picture in pictures]
         views += [None] * (len(rays) - len(pictures))
-        frames = [frame for pair in zip(views, rays) for frame in pair]
+        frames = [frame for pair in zip(views, rays, strict=True) for frame in pair]
         latents = self.sample([prompt], [frames], height, width, **sampling)[0]
         found = rays_from_frames(latents[1::2].cpu().numpy())
         rotations, translations = rebase(*cameras_from_rays(found, focal))
-        cameras = [{"R": r, "T": t} for r, t in zip(rotations, translations)]
+        cameras = [{"R": r, "T": t} for r, t in zip(rotations, translations, strict=True)]
         images = self._decode(latents[2 * len(pictures) :: 2], output_type)
         if not return_dict:
             return images, cameras

@@ -133,7 +133,7 @@ def test_people_become_skeletons(files, read):
     points = np.zeros((17, 3))
     points[:, 0], points[:, 1], points[:, 2] = np.linspace(2, 20, 17), np.linspace(3, 20, 17), 2
     points[4, 2] = 0
-    other = points + [8, 0, 0]
+    other = points + np.array([8, 0, 0])
     people = [{"id": 1, "name": "person"}]
     annotations = [
         box(0, [0, 0, 9, 9], keypoints=points.ravel().tolist(), num_keypoints=16),

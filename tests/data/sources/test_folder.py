@@ -12,6 +12,8 @@ def test_sidecars_of_both_kinds_and_none(files, read):
         files.write(f"cats/{index}.{suffix}", files.encode(files.photo(index), kind))
     files.write("cats/0.txt", " a cat on a sofa\n")
     files.write("cats/1.json", {"captions": ["a cat", "ein Kater"], "score": 3})
+    files.write("CATS/3.JPG", files.photo(3))
+    files.write("CATS/3.TXT", "upper case")
     files.write("README.txt", "about")
     files.write("notes.md", "x")
     files.write(".hidden/9.jpg", b"x")
@@ -19,13 +21,14 @@ def test_sidecars_of_both_kinds_and_none(files, read):
     assert not result.bad
     captions = {key: record.captions for key, record in result.by_key.items()}
     assert captions == {
+        "CATS/3.JPG": (("upper case",),),
         "cats/0.jpg": (("a cat on a sofa",),),
         "cats/1.png": (("a cat", "ein Kater"),),
         "cats/2.webp": ((),),
     }
     assert (result.by_key["cats/1.png"].images[0] == files.photo(1)).all()
     facts = result.source.describe()
-    assert (facts["pictures"], facts["captions"], facts["other_files"]) == (3, 2, {".md": 1})
+    assert (facts["pictures"], facts["captions"], facts["other_files"]) == (4, 3, {".md": 1})
 
 
 def test_bad_records_are_named_and_the_rest_is_read(files, read):

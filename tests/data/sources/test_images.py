@@ -13,7 +13,7 @@ READER = ImageReader()
 
 
 def reason(data: bytes, reader: ImageReader = READER) -> str:
-    with pytest.raises(BadData, match=".") as error:
+    with pytest.raises(BadData) as error:
         reader.decode(data)
     return error.value.reason
 

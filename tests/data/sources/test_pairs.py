@@ -96,7 +96,7 @@ def test_class_maps_get_allowed_colours_and_matching_regions(files, read):
     result = read("paired", files, task="semanticmap2image", classes=files.path("classes.txt"))
     example = result.by_key["images/a.png"]
     assert [label for _, label in example.regions] == ["sheep", "grass"]  # the largest first
-    painted = dict((label, colors.rgb(color)) for color, label in example.regions)
+    painted = {label: colors.rgb(color) for color, label in example.regions}
     assert (example.images[1][classes == 1] == painted["sheep"]).all()
     assert (example.images[1][classes == 2] == painted["grass"]).all()
     assert (example.images[1][classes == 0] == 0).all()

@@ -59,6 +59,13 @@ def test_plain_bytes_paths_and_bad_rows(files, read):
     assert result.reasons == {"paths.parquet:1": "missing_field"}
 
 
+def test_columns_that_json_cannot_hold_are_not_kept(files, read):
+    columns = {"image": [files.encode(files.photo())], "raw": [b"x"], "score": [0.5]}
+    write(files, "a.parquet", columns)
+    assert read("parquet", files, keep=("score",)).good[0].extras == {"score": 0.5}
+    assert read("parquet", files, keep=("raw",)).reasons == {"a.parquet:0": "bad_metadata"}
+
+
 def test_edit_triplets(files, read):
     image = [{"bytes": files.encode(files.photo(i)), "path": None} for i in range(2)]
     columns = {

@@ -47,7 +47,7 @@ def test_good_only_stops_early_on_a_stream():
         while True:
             yield BadRecord("b", "empty_file")
 
-    with pytest.raises(TooManyBadRecords, match="99.80 %"):
+    with pytest.raises(TooManyBadRecords, match=r"99\.80 %"):
         list(good_only(endless(), report))
     assert report.total == 1000
 

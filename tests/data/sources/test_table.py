@@ -4,6 +4,7 @@ import tracemalloc
 import pytest
 
 from onediff_jax.data.sources import open_source
+from onediff_jax.data.sources.table import iterate_rows
 
 
 @pytest.fixture
@@ -117,6 +118,8 @@ def test_shards_start_in_the_middle_of_the_file(pictures):
         last = list(source.read(source.shards()[1]))
         assert [r.key for r in last] == ["p/4.png", "p/5.png"]
         assert [r.captions[0][0].split()[1] for r in last] == ["4", "5"]
+        rows = list(iterate_rows(pictures.path(name), 0))
+        assert list(iterate_rows(pictures.path(name), rows[2][1])) == rows[3:]
 
 
 def test_a_long_cell(pictures, read):

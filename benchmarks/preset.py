@@ -1,0 +1,62 @@
+"""A preset of the main experiment as its training loop runs it: config, train step, one batch."""
+
+import runpy
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from onediff_jax.experiment import make_experiment
+from onediff_jax.optim import make_optimizer
+from onediff_jax.state import new_state
+from onediff_jax.train_step import make_train_step
+
+CONFIG = Path(__file__).parents[1] / "configs" / "t2i_multitask.py"
+PRESETS = ("tiny", "base", "2b8")
+# For --smoke: everything runs, nothing takes long, no number means anything.
+_SMALL = {
+    "model.hidden_size": 48,
+    "model.depth": 2,
+    "model.multiple_of": 16,
+    "model.caption_channels": 16,
+    "text.max_length": 16,
+    "rows": (("t2i", 1, 1, 4), ("i2i", 1, 2, 4)),
+    "data.scenes": 8,
+    "train.batch_rows": 1,
+}
+
+
+def load(preset: str, *, smoke: bool = False, **changes: object) -> ConfigDict:
+    """The preset's config with changes (`__` for dots); `smoke` shrinks it."""
+    config = runpy.run_path(str(CONFIG))["get_config"](preset)
+    wanted = {name.replace("__", "."): value for name, value in changes.items()}
+    if smoke:
+        groups = {"text2image", "depth2image"}
+        wanted |= {f"data.tasks.{name}": float(name in groups) for name in config.data.tasks}
+        wanted = _SMALL | wanted
+    config.update_from_flattened_dict(wanted)
+    return config
+
+
+class Training:
+    """The train step of a config on one device, with its state; attributes experiment, step, state.
+
+    The state is donated, as in training, and may be handed from one Training to another whose
+    parameters have the same shapes.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.experiment = make_experiment(config)
+        self.tx, schedule = make_optimizer(config.optim, config.train.steps)
+        self.step = jax.jit(make_train_step(self.experiment, self.tx, schedule), donate_argnums=0)
+
+    def first_state(self):
+        """The state before the first step."""
+        return jax.jit(lambda: new_state(self.experiment.init_params(), self.tx))()
+
+    def batch(self):
+        """The first batch, on the device."""
+        stream = self.experiment.batches(prefetch=1)
+        found = jax.device_put(next(stream))
+        stream.close()
+        return found

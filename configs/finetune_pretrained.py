@@ -1,0 +1,134 @@
+"""Fine-tuning of released weights on your own data: adapters (lora), or everything (full).
+
+    python -m onediff_jax.prepare --input=DATA --format=folder --out=prepared/mine \\
+        --encoder=RELEASED --text=RELEASED
+    python -m onediff_jax.main --config=configs/finetune_pretrained.py:lora \\
+        --config.init_from=RELEASED --config.data.encoder=RELEASED --config.text.folder=RELEASED \\
+        --config.data.folders="('prepared/mine',)" --workdir=runs/mine
+    python -m onediff_jax.export --source=runs/mine --out=exports/mine
+
+RELEASED is a folder of the released layout: transformer, vae, text_encoder, tokenizer. Weights and
+optimizer take 6 GiB (lora) or 52 GiB (full, split over the devices). The network below is the
+released one; for other weights set config.model to what their config.json says: a field that
+differs is named before anything is loaded.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+MODES = ("lora", "full")
+
+
+def get_config(mode: str = "lora") -> ConfigDict:
+    """The complete experiment; every field can be set by --config.section.field=value."""
+    if mode not in MODES:
+        raise ValueError(f"unknown {mode=}; choose from {MODES}")
+    config = _common()
+    config.preset = mode
+    if mode == "lora":
+        config.lora = _lora()
+    else:
+        config.optim.learning_rate = 1e-5
+    return config.lock()
+
+
+def _lora() -> ConfigDict:
+    c = ConfigDict()
+    c.rank = 16
+    c.alpha = 16.0  # what an adapter adds is multiplied by alpha/rank
+    c.targets = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # also wk_y, wv_y
+    c.frozen_dtype = "bfloat16"  # of the weights that are not trained: bfloat16 or float32
+    return c
+
+
+def _common() -> ConfigDict:
+    c = ConfigDict()
+    c.name = "finetune_pretrained"
+    c.seed = 0
+    c.init_from = ""  # folder or hub id of the released layout
+
+    c.model = ConfigDict()
+    c.model.hidden_size = 3840  # channels
+    c.model.depth = 16  # layers
+    c.model.num_heads = 32
+    c.model.num_kv_heads = 8
+    c.model.multiple_of = 256  # feed-forward width is rounded up to it
+    c.model.ffn_dim_multiplier = config_dict.placeholder(float)
+    c.model.caption_channels = 2048
+    c.model.in_channels = 16
+    c.model.patch_size = 2  # latents per token side
+    c.model.norm_eps = 1e-5
+    c.model.attention_softcap = 30.0  # logits; the released weights were trained with it
+    c.model.dtype = "bfloat16"  # of activations: float32 or bfloat16
+    c.model.remat = "full"  # none, attention, full
+    c.model.unroll = 1  # layers unrolled
+
+    c.text = ConfigDict()
+    c.text.kind = "cached"  # captions as `prepare --text` embedded them
+    c.text.folder = ""  # of the T5 that did, for prompts in sample; "" = only cached ones
+    c.text.max_length = 300  # tokens per prompt
+
+    # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
+    c.rows = (("t2i", 1, 1, 1024),)
+
+    c.data = ConfigDict()
+    c.data.name = "prepared"
+    c.data.folders = ()  # folders, or pairs of folder and weight
+    c.data.encoder = ""  # folder of the autoencoder that made their latents
+    c.data.evaluate_on = "held_out"  # or train
+    c.data.threads = 4  # readers
+    c.data.prefetch = 8  # batches
+    c.data.tasks = ConfigDict()  # weight within the task's group; each needs a slot in rows
+    c.data.tasks.text2image = 1.0
+
+    c.flow = ConfigDict()
+    c.flow.distribution = "logit_normal"  # or uniform
+    c.flow.mean = 0.0
+    c.flow.std = 1.0
+    c.flow.shift = 3.0
+    c.flow.clean_share = 0.5  # of bundles, whose given frames are clean
+    c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+
+    c.train = ConfigDict()
+    c.train.steps = 2000
+    c.train.batch_rows = 4  # per step, all devices together
+    c.train.accumulate = 1  # such batches per step
+    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.max_skipped = 20  # steps in a row without a finite gradient before it stops
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 1e-4  # peak
+    c.optim.schedule = "cosine"  # constant, cosine, linear, late_cosine
+    c.optim.warmup_steps = 100
+    c.optim.end_factor = 0.1  # of the peak, at the end
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.99
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.01  # of matrices; adapters are not decayed
+    c.optim.clip_norm = 1.0
+
+    c.ema = ConfigDict()
+    c.ema.max_decay = 0.999
+    c.ema.power = 2 / 3
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 500
+    c.checkpoint.every_minutes = 10.0
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_every = 0  # steps; 0 = none for good
+
+    c.log = ConfigDict()
+    c.log.every_steps = 10
+    c.log.held_out_at = (1,)  # steps
+    c.log.held_out_every = 250  # steps
+    c.log.held_out_batches = 4
+    c.log.sample_every = 500  # steps
+    c.log.sample_steps = 30  # Euler steps
+    c.log.sample_rows = 1  # rows sampled together
+    c.log.guidance = 4.0
+
+    c.mesh = ConfigDict()
+    c.mesh.replica = 1
+    c.mesh.fsdp = -1  # −1: the devices left
+    c.mesh.tensor = 1
+    c.mesh.sequence = 1
+    return c

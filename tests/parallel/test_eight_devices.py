@@ -1,0 +1,60 @@
+"""Eight simulated devices train like one: fully sharded, and replica × fsdp × tensor."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onediff_jax.train import train
+from tests.experiments import shrunken
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {
+    "rows": (("t2i", 1, 1, 4), ("identity", 1, 3, 4)),
+    "data__tasks__depth2image": 0.0,
+    "data__tasks__image_inpainting": 0.0,
+    "data__tasks__multiview": 0.0,
+    "train__batch_rows": 8,
+    "train__steps": 3,
+    "optim__warmup_steps": 0,
+}
+MESHES = ((1, 8, 1, 1), (2, 2, 2, 1))
+CODE = """
+import sys
+import jax
+from onediff_jax.train import train
+from tests.experiments import shrunken
+assert jax.device_count() == 8
+for number, sizes in enumerate({meshes}):
+    mesh = dict(zip(("mesh__replica", "mesh__fsdp", "mesh__tensor", "mesh__sequence"), sizes))
+    state = train(shrunken(**{config}, **mesh), f"{{sys.argv[1]}}/{{number}}")
+    parts = state.params["layers"]["feed_forward"]["w1"]["kernel"].sharding.spec
+    assert [axis for axis in parts if axis] == ["fsdp", "tensor"], parts
+"""
+
+
+def numbers(workdir: Path) -> np.ndarray:
+    """Per step: loss, gradient norm; then the held-out loss."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [(line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
+    assert len(steps) == 3
+    return np.array([*np.ravel(steps), lines[-1]["held_out"]])
+
+
+@pytest.mark.slow
+def test_like_one_device(tmp_path):
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    subprocess.run(
+        [sys.executable, "-c", CODE.format(meshes=MESHES, config=CONFIG), str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags},
+        check=True,
+    )
+    train(shrunken(**CONFIG), tmp_path / "one")
+    want = numbers(tmp_path / "one")
+    for number, sizes in enumerate(MESHES):
+        np.testing.assert_allclose(numbers(tmp_path / str(number)), want, rtol=2e-4, err_msg=sizes)

@@ -1,0 +1,117 @@
+"""Every shipped config and preset describes an experiment; the command line can change fields."""
+
+import json
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from onediff_jax.experiment import make_experiment, make_layout, param_count, param_shapes
+from onediff_jax.optim import make_optimizer
+from onediff_jax.tasks.definitions import TASKS
+from tests.experiments import CONFIGS, get_config, shrunken
+
+FILES = sorted(file.name for file in CONFIGS.glob("*.py"))
+
+
+def presets(file: str) -> tuple:
+    """The named presets of a config file, without those that look at the devices."""
+    found = runpy.run_path(str(CONFIGS / file)).get("PRESETS", (None,))
+    return tuple(name for name in found if name != "auto")
+
+
+def load(file: str, preset: str | None) -> ConfigDict:
+    get = runpy.run_path(str(CONFIGS / file))["get_config"]
+    return get() if preset is None else get(preset)
+
+
+@pytest.mark.parametrize("file, preset", [(f, p) for f in FILES for p in presets(f)])
+def test_every_config(file, preset):
+    config = load(file, preset)
+    assert config.is_locked
+    json.loads(config.to_json_best_effort())  # plain values: what the workdir stores
+    make_optimizer(config.optim, config.train.steps)
+    if config.data.name == "world" and not config.get("init_from"):
+        made = make_experiment(config)
+        assert {slot.group for slot in made.layout.slots} == set(made.sizes)
+        assert param_count(param_shapes(made)) > 0
+
+
+@pytest.mark.parametrize("preset, millions, tokens", [("base", 306.5, 4352), ("2b8", 2800.4, 6144)])
+def test_sizes(preset, millions, tokens):
+    made = make_experiment(get_config(preset))
+    assert param_count(param_shapes(made)) / 1e6 == pytest.approx(millions, abs=0.06)
+    assert made.layout.tokens == tokens
+
+
+def test_tiny_trains_every_task():
+    weights = get_config("tiny").data.tasks
+    assert set(weights) == set(TASKS) and min(weights.values()) > 0
+
+
+def test_auto_takes_what_fits_and_says_so(capsys):
+    """Here that is the CPU."""
+    assert get_config("auto") == get_config("tiny")
+    assert "preset auto: tiny, for 1 × cpu" in capsys.readouterr().out
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="unknown preset='huge'; choose from .*tiny.*2b8"):
+        get_config("huge")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model__dtype": "float16"}, r"model.dtype='float16' must be one of .*bfloat16"),
+        ({"model__remat": "some"}, "remat='some' must be one of 'none', 'attention', 'full'"),
+        ({"model__num_heads": 5}, "model.hidden_size=48 must be a multiple of num_heads=5"),
+        (
+            {"model__attention_softcap": 0.0},
+            "model.attention_softcap=0.0 must be positive, or None",
+        ),
+        ({"data__name": "images"}, "data.name='images' must be one of .*world"),
+        ({"data__level": "hard"}, "level='hard' must be one of simple, rich"),
+        ({"data__scenes": 0}, "data.scenes=0 must be positive"),
+        ({"data__aspects": ("5:7",)}, "unknown aspect='5:7'; choose from .*16:9"),
+        ({"data__aspects": ()}, "data.aspects is empty; choose from"),
+        ({"data__threads": 0}, "data.threads=0 must be positive"),
+        ({"data__tasks__depth2image": -1.0}, "data.tasks.depth2image=-1.0 must be ≥ 0"),
+        ({"text__max_length": -3}, "text.max_length=-3 must be positive"),
+        ({"train__batch_rows": -8}, "train.batch_rows=-8 must be positive"),
+        ({"train__accumulate": 0}, "train.accumulate=0 must be positive"),
+        ({"train__caption_dropout": 1.5}, r"caption_dropout=1.5 must be in 0\.\.1"),
+        ({"flow__distribution": "normal"}, "flow.distribution='normal' must be one of"),
+        ({"flow__clean_share": -0.1}, r"clean_share=-0.1 must be in 0\.\.1"),
+        ({"flow__condition_sigma": 2.0}, r"flow.condition_sigma=2.0 must be in 0\.\.1"),
+        ({"ema__max_decay": 1.5}, r"ema.max_decay=1.5 must be in 0\.\.1"),
+        ({"ema__power": 0.0}, "ema.power=0.0 must be positive"),
+        ({"log__every_steps": 0}, "log.every_steps=0 must be positive"),
+        ({"log__held_out_every": 0}, "log.held_out_every=0 must be positive"),
+        ({"log__held_out_batches": 0}, "log.held_out_batches=0 must be positive"),
+        ({"checkpoint__every_steps": -1}, "checkpoint.every_steps=-1 must be positive"),
+        ({"checkpoint__every_minutes": 0.0}, "checkpoint.every_minutes=0.0 must be positive"),
+        ({"rows": (("t2i", 1, 1, 4),)}, "no slot fits task .*; it needs group"),
+    ],
+)
+def test_bad_fields(changes, message):
+    """Named, with the value and the choices, before anything is built."""
+    with pytest.raises(ValueError, match=message.replace("; it needs", ": it needs")):
+        make_experiment(shrunken(**changes))
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (
+            (("t2i", 1, 16),),
+            r"rows entry \('t2i', 1, 16\) must be \(group, count, frames, tokens\)",
+        ),
+        ((("pairs", 1, 1, 16),), "unknown task group 'pairs' in rows; choose from .*multiview"),
+        ((("t2i", 0, 1, 16),), "positive count"),
+        ((("t2i", 1, -1, 16),), "positive frames and tokens"),
+    ],
+)
+def test_bad_rows(rows, message):
+    with pytest.raises(ValueError, match=message):
+        make_layout(rows)

@@ -1,0 +1,270 @@
+"""Exports: what is in the folder, that it is whole or not there, and that PyTorch agrees."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import load_file
+
+import onediff_jax.export as export_module
+from onediff_jax.checkpoint import CheckpointError
+from onediff_jax.export import ExportError, Options, export
+from onediff_jax.interop import load_pretrained
+from onediff_jax.interop.names import to_place
+from onediff_jax.interop.pretrained import PretrainedError, load_export
+from onediff_jax.source import load_source
+from tests.experiments import shrunken
+from tests.runs import lora_config, noisy, save_run
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def saved(workdir):
+    """{step: (params, ema)} of the workdir."""
+    return save_run(workdir, shrunken())
+
+
+def run(source, out, **options):
+    lines = []
+    export(source, out, Options(**options), lines.append)
+    return lines
+
+
+def same(found, want):
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+def files(folder):
+    return {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, saved, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exports") / "ours"
+    run(workdir, out)
+    return out
+
+
+def test_the_layout_is_the_released_one(exported):
+    assert files(exported) == {
+        "README.md",
+        "cameras_torch.py",
+        "flow_torch.py",
+        "model_index.json",
+        "onediff_jax.json",
+        "pictures_torch.py",
+        "pipeline.py",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/diffusion_pytorch_model.safetensors",
+        "text_encoder/hashed_text.py",
+        "transformer/config.json",
+        "transformer/nextdit.py",
+        WEIGHTS,
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "vae/light_codec.py",
+    }
+    config = json.loads((exported / "transformer" / "config.json").read_text())
+    assert config["_class_name"] == "NextDiT" and config["hidden_size"] == 48
+    assert config["input_size"] == [1, 4, 4] and config["model_max_length"] == 16
+    card = (exported / "README.md").read_text()
+    assert "7 steps of depth2image, faceid" in card and "32 × 32" in card
+    assert list(exported.parent.iterdir()) == [exported]
+    assert exported.stat().st_mode & 0o777 == 0o755
+
+
+def test_weights_are_those_of_the_checkpoint(exported, saved):
+    params = traverse_util.flatten_dict(saved[7][1])
+    tensors = load_file(exported / WEIGHTS)
+    assert len(tensors) > len(params)
+    for name, tensor in tensors.items():
+        place = to_place(name, tensor.ndim)
+        leaf = params[place.path] if place.layer is None else params[place.path][place.layer]
+        np.testing.assert_array_equal(tensor.T if place.transpose else tensor, leaf)
+
+
+def test_the_export_is_a_source(exported, workdir, saved):
+    config, params = load_export(exported)
+    same(params, saved[7][1])
+    assert config.to_dict() == shrunken().to_dict()
+    assert json.loads((exported / "onediff_jax.json").read_text())["step"] == 7
+    source = load_source(exported)
+    same(source.params, saved[7][1])
+    same(load_source(workdir).params, saved[7][1])
+    same(load_pretrained(exported).params, saved[7][1])
+
+
+def test_step_raw_weights_shards_and_dtype(workdir, saved, tmp_path):
+    run(workdir, tmp_path / "x", step=3, ema=False, dtype="bfloat16", max_shard_gb=1e-4)
+    assert (tmp_path / "x" / f"{WEIGHTS}.index.json").is_file()
+    found = load_pretrained(tmp_path / "x").params
+    same(found, jax.tree.map(lambda a: a.astype("bfloat16").astype("float32"), saved[3][0]))
+    assert json.loads((tmp_path / "x" / "onediff_jax.json").read_text())["weights"] == "params"
+
+
+def test_arrays_are_read_in_small_groups(workdir, saved, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("onediff_jax.saved_run._GROUP_BYTES", 60_000)
+    run(workdir, tmp_path / "x")
+    assert (tmp_path / "x" / WEIGHTS).read_bytes() == (exported / WEIGHTS).read_bytes()
+
+
+def test_an_export_is_replaced_only_when_asked_and_whole(workdir, saved, tmp_path, monkeypatch):
+    out = tmp_path / "x"
+    run(workdir, out, step=3)
+    with pytest.raises(ExportError, match="--overwrite"):
+        run(workdir, out)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_module.torch_files, "write_model_card", full)
+        with pytest.raises(ExportError, match="is full; nothing is left"):
+            run(workdir, out, overwrite=True)
+    same(load_pretrained(out).params, saved[3][1])
+    assert list(tmp_path.iterdir()) == [out]
+    run(workdir, out, overwrite=True)
+    same(load_pretrained(out).params, saved[7][1])
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_is_no_export_is_never_replaced(workdir, saved, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ExportError, match="not an export"):
+        run(workdir, tmp_path, overwrite=True)
+    with pytest.raises(ExportError, match="would replace the source"):
+        run(workdir, workdir.parent, overwrite=True)
+    (tmp_path / "empty").mkdir()
+    run(workdir, tmp_path / "empty")
+
+
+def test_too_little_space_is_told_before_writing(workdir, saved, tmp_path, monkeypatch):
+    usage = export_module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(export_module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ExportError, match="GB are needed"):
+        run(workdir, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_requests(workdir, saved, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 .* there are \[3, 7\]"):
+        run(workdir, tmp_path / "x", step=5)
+    with pytest.raises(ValueError, match="dtype='int4' must be one of"):
+        run(workdir, tmp_path / "x", dtype="int4")
+    with pytest.raises(ValueError, match="max_shard_gb"):
+        run(workdir, tmp_path / "x", max_shard_gb=0)
+    with pytest.raises(ExportError, match="did not train adapters"):
+        run(workdir, tmp_path / "x", lora_only=True)
+    with pytest.raises(ValueError, match="not a workdir"):
+        run(tmp_path, tmp_path / "x")
+    with pytest.raises(PretrainedError, match="was not written by"):
+        load_export(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_passes_and_fails(workdir, saved, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    lines = run(workdir, tmp_path / "x", verify=True)
+    checked = [line for line in lines if line.startswith("verify")]
+    assert len(checked) == 2 and "random" in checked[0] and "held-out multiview" in checked[1]
+    assert all("largest difference" in line for line in checked)
+    right = export_module.write_transformer
+
+    def wrong(folder, config, shapes, leaf, **options):
+        def changed(path):
+            return leaf(path) * (1.01 if path[-2:] == ("ffn_norm2", "weight") else 1.0)
+
+        right(folder, config, shapes, changed, **options)
+
+    monkeypatch.setattr(export_module, "write_transformer", wrong)
+    with pytest.raises(ExportError, match="differs from the run's"):
+        run(workdir, tmp_path / "y", verify=True)
+    assert [f.name for f in tmp_path.iterdir()] == ["x"]
+
+
+def test_lora_runs_are_merged_or_give_their_adapters(exported, tmp_path):
+    save_run(tmp_path / "run", lora_config(exported), steps=(4,))
+    run(tmp_path / "run", tmp_path / "merged")
+    run(tmp_path / "run", tmp_path / "adapter", lora_only=True)
+    assert files(tmp_path / "adapter") == {"README.md", "pytorch_lora_weights.safetensors"}
+    base, found = (load_file(folder / WEIGHTS) for folder in (exported, tmp_path / "merged"))
+    adapter = load_file(tmp_path / "adapter" / "pytorch_lora_weights.safetensors")
+    assert base.keys() == found.keys()
+    changed = 0
+    for name, tensor in base.items():
+        key = f"transformer.{name.removesuffix('.weight')}.lora_"
+        if f"{key}A.weight" in adapter:
+            changed += 1
+            tensor = tensor + adapter[f"{key}B.weight"] @ adapter[f"{key}A.weight"]
+            np.testing.assert_allclose(found[name], tensor, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(found[name], tensor)
+    assert changed == 2 * 4
+    config, _ = load_export(tmp_path / "merged")
+    assert "lora" not in config and config.init_from == ""
+
+
+def test_peft_and_diffusers_read_the_adapters(exported, tmp_path):
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    pytest.importorskip("diffusers")
+    from onediff_jax.interop.torch_files.nextdit import NextDiT
+
+    save_run(tmp_path / "run", lora_config(exported), steps=(4,))
+    run(tmp_path / "run", tmp_path / "merged")
+    run(tmp_path / "run", tmp_path / "adapter", lora_only=True)
+    file = tmp_path / "adapter" / "pytorch_lora_weights.safetensors"
+    torch.manual_seed(0)
+    inputs = (
+        torch.randn(1, 2, 16, 4, 4),
+        torch.tensor([[10.0, 700.0]]),
+        torch.randn(1, 5, 16),
+        torch.ones(1, 5),
+    )
+
+    def call(model):
+        with torch.no_grad():
+            return model(*inputs).sample
+
+    merged = NextDiT.from_pretrained(tmp_path / "merged" / "transformer")
+    by_diffusers = NextDiT.from_pretrained(exported / "transformer")
+    assert (call(by_diffusers) - call(merged)).abs().max() > 1e-2
+    by_diffusers.load_lora_adapter(str(file), prefix="transformer")
+    torch.testing.assert_close(call(by_diffusers), call(merged), atol=2e-5, rtol=0)
+    by_peft = NextDiT.from_pretrained(exported / "transformer")
+    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["wq", "wv", "w1", "w2"])
+    peft.inject_adapter_in_model(config, by_peft)
+    tensors = {
+        name.removeprefix("transformer."): torch.from_numpy(tensor)
+        for name, tensor in load_file(file).items()
+    }
+    assert not peft.set_peft_model_state_dict(by_peft, tensors).unexpected_keys
+    torch.testing.assert_close(call(by_peft), call(merged), atol=2e-5, rtol=0)
+
+
+def test_command_line(workdir, saved, tmp_path):
+    command = [sys.executable, "-m", "onediff_jax.export", f"--source={workdir}"]
+    command += [f"--out={tmp_path / 'x'}", "--step", "3", "--ema=false"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "step 3, raw weights" in done.stdout and "wrote" in done.stdout
+    same(load_pretrained(tmp_path / "x").params, saved[3][0])
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: out=")
+
+
+def test_noise_is_never_zero():
+    assert all(leaf.all() for leaf in jax.tree.leaves(noisy({"a": np.zeros((3, 4))}, 0)))

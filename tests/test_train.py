@@ -1,0 +1,200 @@
+"""Training end to end, on the shrunken config: killed and resumed is the same as straight through."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from onediff_jax.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.optim import make_optimizer
+from onediff_jax.state import new_state
+from onediff_jax.train import NotFiniteError, train
+from onediff_jax.workdir import WorkdirError
+from tests.experiments import experiment, shrunken
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+STEPS = 40
+CONFIG = {"train__steps": STEPS, "checkpoint__every_steps": 5}
+
+
+def losses(workdir: Path) -> dict[int, dict[str, float]]:
+    """Step → what metrics.jsonl says about losses; of steps trained twice, the later line."""
+    found = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        known = found.setdefault(values["step"], {})
+        known.update({k: v for k, v in values.items() if k.startswith(("loss", "held_out"))})
+    return found
+
+
+def final_state(workdir: Path, step: int = STEPS):
+    """Everything in the checkpoint of a step, as numpy arrays."""
+    tx, _ = make_optimizer(experiment().config.optim, STEPS)
+    shapes = jax.eval_shape(lambda: new_state(experiment().init_params(), tx))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), shapes
+    )
+    checkpoints = Checkpoints(workdir)
+    _, state, data = checkpoints.restore(abstract, step)
+    checkpoints.close()
+    return jax.tree.map(np.asarray, state), data
+
+
+def assert_same(workdir: Path, straight: Path) -> None:
+    """Bit for bit: parameters, EMA, optimizer, counters, the data's state, and every loss."""
+    (found, data), (want, want_data) = final_state(workdir), final_state(straight)
+    assert data == want_data
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(want)]
+    for name, a, b in zip(names, jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+    assert losses(workdir) == losses(straight)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """A run of STEPS steps without interruption."""
+    workdir = tmp_path_factory.mktemp("straight")
+    train(shrunken(**CONFIG), workdir)
+    return workdir
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts the same run in another process; ended with the test."""
+    code = (
+        "import sys; from tests.experiments import shrunken; from onediff_jax.train import train;"
+        f"train(shrunken(**{CONFIG!r}), sys.argv[1])"
+    )
+    processes = []
+
+    def start(workdir: Path) -> subprocess.Popen:
+        command = [sys.executable, "-c", code, str(workdir)]
+        output = open(tmp_path / "output.txt", "w")  # noqa: SIM115 - closed below
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        processes.append((process, output))
+        return process
+
+    yield start
+    for process, output in processes:
+        process.kill()
+        process.wait()
+        output.close()
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Until metrics.jsonl has come that far."""
+    file = workdir / "metrics.jsonl"
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        text = file.read_text() if file.exists() else ""
+        if text.count("\n") and json.loads(text.splitlines()[text.count("\n") - 1])["step"] >= step:
+            return
+        assert process.poll() is None, "the run ended early"
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step} in {text[-300:]}")
+
+
+def steps_saved(workdir: Path) -> list[int]:
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def test_straight_run(straight):
+    """A line per step, finite and falling losses, held-out losses, the checkpoints that stay."""
+    found = losses(straight)
+    assert list(found) == list(range(1, STEPS + 1))
+    assert all(np.isfinite(v) for values in found.values() for v in values.values())
+    first, last = (np.mean([found[s]["loss"] for s in part]) for part in ((1, 2, 3), (38, 39, 40)))
+    assert last < 0.98 * first
+    assert found[STEPS]["held_out"] > 0 and "held_out/depth2image" in found[STEPS]
+    assert steps_saved(straight) == [STEPS - 5, STEPS]
+    assert any(p.name.startswith("events.out.tfevents") for p in straight.iterdir())
+
+
+def test_running_a_finished_run_again_changes_nothing(straight, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(straight, workdir)
+    state = train(shrunken(**CONFIG), workdir)
+    assert int(state.step) == STEPS
+    assert_same(workdir, straight)
+
+
+def test_terminated_and_resumed(straight, started, tmp_path):
+    """SIGTERM saves where it is and exits with 0; meanwhile nobody else may have the folder."""
+    workdir = tmp_path / "run"
+    process = started(workdir)
+    wait_for_step(process, workdir, 7)
+    with pytest.raises(WorkdirError, match="in use by another process"):
+        train(shrunken(**CONFIG), workdir)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert "stopped by SIGTERM, checkpoint saved at step" in (tmp_path / "output.txt").read_text()
+    stopped = steps_saved(workdir)[-1]
+    assert 7 <= stopped < STEPS
+    train(shrunken(**CONFIG), workdir)
+    assert_same(workdir, straight)
+
+
+def test_killed_and_resumed(straight, started, tmp_path):
+    """SIGKILL: goes on from the newest whole checkpoint."""
+    workdir = tmp_path / "run"
+    process = started(workdir)
+    wait_for_step(process, workdir, 12)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    assert 5 <= steps_saved(workdir)[-1] < STEPS
+    train(shrunken(**CONFIG), workdir)
+    assert_same(workdir, straight)
+
+
+def test_another_config_is_refused(straight, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(straight, workdir)
+    with pytest.raises(WorkdirError, match=r"data\.scenes: 64 in the workdir, 65 now") as error:
+        train(shrunken(**CONFIG, data__scenes=65, optim__b2=0.95), workdir)
+    assert "optim.b2: 0.99 in the workdir, 0.95 now" in str(error.value)
+    # Without the config, the checkpoint itself refuses, by the field of the stream.
+    (workdir / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"data\.scenes: 64 in the checkpoint, 65 now"):
+        train(shrunken(**CONFIG, data__scenes=65), workdir)
+    (workdir / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="another model or optimizer") as error:
+        train(shrunken(**CONFIG, model__hidden_size=96), workdir)
+    assert "q_norm/bias: saved (2, 48), this config (2, 96)" in str(error.value)
+
+
+def test_a_run_of_bad_steps_stops(tmp_path):
+    """A learning rate that destroys the weights: an error that names the checkpoints left."""
+    config = shrunken(
+        train__steps=30, train__max_skipped=3, optim__learning_rate=1e30, optim__warmup_steps=0
+    )
+    with pytest.raises(
+        NotFiniteError, match=r"3 steps in a row .* last checkpoints are \[3"
+    ) as error:
+        train(config, tmp_path / "run")
+    assert "Lower optim.learning_rate" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mesh__tensor": 2}, "multiplies to 2, but there are 1 devices"),
+        ({"train__steps": 0}, "train.steps=0 must be positive"),
+        ({"optim__warmup_steps": 8}, r"optim.warmup_steps=8 must be in 0\.\.7"),
+        ({"checkpoint__keep_last": 0}, "keep_last=0"),
+    ],
+)
+def test_refused_before_anything_is_compiled(tmp_path, changes, message):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=message):
+        train(shrunken(**changes), tmp_path / "run")
+    assert time.monotonic() - began < 10
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
