@@ -2,10 +2,10 @@
 
     python benchmarks/checkpoint.py [--preset=tiny] [--steps=20] [--rounds=5] [--dir=FOLDER]
 
-Three loops of the same steps in turn: without a save, with one begun before the first step and left
-to the background, and with one that is waited for. "Blocked" is how long the loop stood in the save;
-"whole" is what the save added to its loop, with the steps that the writing slows down. A loop is long
-enough when the background has nothing left to write at its end.
+Three loops of the same steps in turn: without a save, with one begun before the first step and
+left to the background, and with one that is waited for. "Blocked" is how long the loop stood in the
+save; "whole" is what the save added to its loop, with the steps that the writing slows down. A loop
+is long enough when the background has nothing left to write at its end.
 """
 
 import argparse
@@ -97,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     table((args.preset, "blocked, ms", "steps", "whole, ms", "steps", "CPU ms"), rows)
     print(
         f"\nA save blocks the loop for {blocked['background'] / step:.2f} steps of "
-        f"{1000 * step:.0f} ms in the background and {blocked['waited for'] / step:.2f} when waited "
-        f"for; it writes {size / 1e6:.1f} MB for {held / 1e6:.1f} MB of state. After {args.steps} "
+        f"{1000 * step:.0f} ms in the background and {blocked['waited for'] / step:.2f} when "
+        f"waited for; it writes {size / 1e6:.1f} MB for {held / 1e6:.1f} MB of state. After {args.steps} "
         f"steps {1000 * statistics.median(loop.left[1:]):.0f} ms of writing were left."
     )
 

@@ -4,7 +4,7 @@
 
 Three things in turn, in one run, of one preset:
 
-    first epoch   batches of the training stream whose scenes were never seen: rendered, encoded, packed
+    first epoch   batches of the training stream, of scenes never seen: rendered, encoded, packed
     later epochs  batches of the same stream over few scenes, all of them in memory: packed
     train step    the step on one batch that lies on the device
 

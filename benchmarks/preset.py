@@ -6,9 +6,11 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from onediff_jax.data.bundle import Bundle
 from onediff_jax.experiment import make_experiment
 from onediff_jax.optim import make_optimizer
 from onediff_jax.state import new_state
+from onediff_jax.tasks.definitions import get_task
 from onediff_jax.train_step import make_train_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "t2i_multitask.py"
@@ -59,4 +61,13 @@ class Training:
         stream = self.experiment.batches(prefetch=1)
         found = jax.device_put(next(stream))
         stream.close()
+        return found
+
+    def bundles(self) -> list[Bundle]:
+        """One per slot of a row, the tasks of a group by turns."""
+        names = [name for name, weight in self.experiment.config.data.tasks.items() if weight]
+        found = []
+        for number, slot in enumerate(self.experiment.layout.slots):
+            fitting = [name for name in names if get_task(name).group == slot.group]
+            found.append(self.experiment.bundles(fitting[number % len(fitting)])[number])
         return found

@@ -17,6 +17,9 @@ class Cost:
     wall: float
     cpu: float
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.wall - other.wall, self.cpu - other.cpu)
+
 
 def timed(run: Callable[[], object]) -> Cost:
     """One run."""

@@ -14,7 +14,7 @@ import preset
 from timing import in_turn, table
 
 from onediff_jax.data.world import World
-from onediff_jax.experiment import make_experiment
+from onediff_jax.experiment import Experiment, make_experiment
 from onediff_jax.tasks.definitions import TASKS
 
 LEVELS = ("simple", "rich")
@@ -33,9 +33,9 @@ def renders(level: str, side: int, scenes: int) -> Callable[[], None]:
     return run
 
 
-def bundles(name: str, task: str, count: int) -> Callable[[], None]:
+def bundles(experiment: Experiment, task: str, count: int) -> Callable[[], None]:
     """Makes that many bundles of a task as a preset has them, other ones each time."""
-    source = make_experiment(preset.load(name)).bundles(task)
+    source = experiment.bundles(task)
     numbers = iter(range(len(source)))
 
     def run():
@@ -61,7 +61,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     cost = in_turn({str(c): renders(*c, args.scenes) for c in cases}, args.rounds)
     rate = {c: args.scenes / cost[str(c)].cpu for c in cases}
     table(
-        ("renders per s per core", "simple", "rich", "simple ÷ rich", "Mpixel/s", "Mpixel/s"),
+        (
+            "renders per s per core",
+            "simple",
+            "rich",
+            "simple ÷ rich",
+            "simple, Mpixel/s",
+            "rich, Mpixel/s",
+        ),
         (
             (
                 f"{side} × {side}",
@@ -73,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
     )
     print()
-    made = {f"{p} {t}": bundles(p, t, args.scenes) for p in presets for t in tasks}
+    experiments = {p: make_experiment(preset.load(p)) for p in presets}
+    made = {f"{p} {t}": bundles(e, t, args.scenes) for p, e in experiments.items() for t in tasks}
     cost = in_turn(made, max(1, args.rounds // 2))
     each = {name: args.scenes / c.cpu for name, c in cost.items()}
     table(

@@ -89,10 +89,10 @@ def _tiny() -> ConfigDict:
         ("image_inpainting", 1.0),
         ("super_resolution", 1.0),
         ("canny2image", 1.0),
-        ("depth2image", 2.0),
+        ("depth2image", 4.0),
         ("hed2img", 1.0),
         ("pose2image", 1.0),
-        ("semanticmap2image", 2.0),
+        ("semanticmap2image", 3.0),
         ("boundingbox2image", 1.0),
         ("image_editing", 1.0),
     ):
@@ -103,11 +103,11 @@ def _tiny() -> ConfigDict:
     c.flow.mean = 0.0
     c.flow.std = 1.0
     c.flow.shift = 3.0
-    c.flow.clean_share = 0.7  # of bundles, whose given frames are clean
+    c.flow.clean_share = 0.9  # of bundles, whose given frames are clean
     c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
 
     c.train = ConfigDict()
-    c.train.steps = 1600
+    c.train.steps = 1800
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
     c.train.caption_dropout = 0.1  # share of prompts

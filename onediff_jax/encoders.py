@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from onediff_jax.data.annotate import Annotator
 from onediff_jax.data.prepared.plan import Encoders, file_hash
 from onediff_jax.models.autoencoder import load_autoencoder
 from onediff_jax.models.t5 import load_text_encoder, load_tokenizer
@@ -27,7 +26,6 @@ _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 def make_encoders(
     autoencoder: str | None,
     text: str | None,
-    annotators: dict[str, str],
     *,
     max_length: int,
     batch: int,
@@ -36,22 +34,16 @@ def make_encoders(
     """The encoders of a preparation; a folder of None means pixels, or captions only.
 
     Args:
-      annotators: kind → model, as data.annotate.parse gives; may be empty.
       max_length: tokens per prompt.
       batch: pictures per device and prompts per call.
       dtype: of the computation, "float32" or "bfloat16".
 
-    Raises ValueError for a folder or model that does not fit, or an annotator without transformers;
-    ImportError for a tokenizer without it.
+    Raises ValueError for a folder that does not fit; ImportError when a tokenizer needs
+    transformers and it is missing.
     """
-    try:
-        annotator = Annotator(annotators, batch_size=batch) if annotators else None
-    except RuntimeError as error:
-        raise ValueError(f"--annotate: {error}") from error
     return Encoders(
         PosteriorEncoder(autoencoder, batch=batch, dtype=dtype) if autoencoder else None,
         PromptEncoder(text, max_length=max_length, batch=batch, dtype=dtype) if text else None,
-        annotator,
     )
 
 

@@ -113,15 +113,15 @@ def _plan() -> Plan:
     autoencoder = None if _ENCODER.value == "light" else _ENCODER.value
     text = None if _TEXT.value == "none" else _TEXT.value
     make = Encoders
-    annotators = annotate.parse(_ANNOTATE.value)
-    if autoencoder or text or annotators:
+    if models := annotate.parse(_ANNOTATE.value):
+        source = annotate.AnnotatedSource(source, models)
+    if autoencoder or text:
         from onediff_jax.encoders import make_encoders  # loads jax, which pixels do without
 
         make = functools.partial(
             make_encoders,
             autoencoder,
             text,
-            annotators,
             max_length=_MAX_LENGTH.value,
             batch=_BATCH.value,
             dtype=_DTYPE.value,

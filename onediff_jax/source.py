@@ -4,15 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
+from flax import traverse_util
 
-from onediff_jax.checkpoint import CHECKPOINTS, CheckpointError, Checkpoints
 from onediff_jax.experiment import Experiment, make_experiment
-from onediff_jax.interop.pretrained import load_export, load_params
-from onediff_jax.models.lora import join
-from onediff_jax.optim import make_optimizer
-from onediff_jax.state import new_state
-from onediff_jax.workdir import load_config
+from onediff_jax.interop.pretrained import load_export
+from onediff_jax.saved_run import SavedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,31 +44,14 @@ def load_source(path: str | Path, *, ema: bool = True, step: int | None = None) 
         raise ValueError(f"source {path} is no folder")
     if (path / "model_index.json").exists():
         return _load_export(path, step)
-    experiment = make_experiment(load_config(path), with_data=False)
-    if not (path / CHECKPOINTS).is_dir():
-        raise CheckpointError(f"source {path} holds no checkpoints yet")
-    tx, _ = make_optimizer(experiment.config.optim, experiment.config.train.steps)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        jax.eval_shape(lambda: new_state(experiment.init_params(), tx)),
-    )
-    checkpoints = Checkpoints(path)
-    try:
-        found, state, _ = checkpoints.restore(abstract, step)
-    finally:
-        checkpoints.close()
-    return Source(
-        experiment, _complete(experiment, state.ema if ema else state.params), found, path
-    )
-
-
-def _complete(experiment: Experiment, trained: Any) -> Any:
-    """All parameters: a run of adapters keeps the frozen ones where it started from."""
-    if experiment.frozen_shapes is None:
-        return trained
-    folder = experiment.config.init_from
-    return join(trained, load_params(folder, experiment.model_config, experiment.frozen_shapes))
+    run = SavedRun(path, step, ema=ema, with_data=False)
+    leaves = {leaf: run.leaf(leaf) for leaf in traverse_util.flatten_dict(run.shapes)}
+    experiment = run.experiment
+    if run.adapters is not None:  # merged by now: the plain network is what is left
+        config = experiment.config.copy_and_resolve_references().unlock()
+        config.lora = None
+        experiment = make_experiment(config, with_data=False)
+    return Source(experiment, traverse_util.unflatten_dict(leaves), run.step, path)
 
 
 def _load_export(path: Path, step: int | None) -> Source:

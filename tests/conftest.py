@@ -7,6 +7,7 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # Programs here run a few times: what costs is compiling them. The processes that tests start share
 # what they compiled, in a folder that lives as long as this session.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

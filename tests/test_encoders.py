@@ -102,7 +102,7 @@ def test_preparing_with_networks_goes_on_to_the_same_bytes(pipeline, tmp_path):
     folder = str(pipeline[0])
 
     def make():
-        return make_encoders(folder, folder, {}, max_length=24, batch=4, dtype="float32")
+        return make_encoders(folder, folder, max_length=24, batch=4, dtype="float32")
 
     plan = dataclasses.replace(make_plan(FakeSource(parts=2, each=6)), make_encoders=make)
     whole = prepare(tmp_path / "whole", plan)

@@ -14,7 +14,9 @@ from tests.experiments import shrunken
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
-    "rows": (("t2i", 1, 1, 4), ("identity", 1, 3, 4)),
+    "rows": (("identity", 1, 3, 4),),
+    "model__depth": 1,
+    "data__tasks__text2image": 0.0,
     "data__tasks__depth2image": 0.0,
     "data__tasks__image_inpainting": 0.0,
     "data__tasks__multiview": 0.0,
@@ -37,12 +39,13 @@ for number, sizes in enumerate({meshes}):
 """
 
 
-def numbers(workdir: Path) -> np.ndarray:
-    """Per step: loss, gradient norm; then the held-out loss."""
+def numbers(workdir: Path) -> tuple[list[float], list[float]]:
+    """Losses of the steps and of the held-out scenes; gradient norms of the steps."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    steps = [(line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
-    assert len(steps) == 3
-    return np.array([*np.ravel(steps), lines[-1]["held_out"]])
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    losses = [line["loss"] for line in steps] + [lines[-1]["held_out"]]
+    return losses, [line["grad_norm"] for line in steps]
 
 
 @pytest.mark.slow
@@ -55,6 +58,9 @@ def test_like_one_device(tmp_path):
         check=True,
     )
     train(shrunken(**CONFIG), tmp_path / "one")
-    want = numbers(tmp_path / "one")
+    losses, norms = numbers(tmp_path / "one")
     for number, sizes in enumerate(MESHES):
-        np.testing.assert_allclose(numbers(tmp_path / str(number)), want, rtol=2e-4, err_msg=sizes)
+        found = numbers(tmp_path / str(number))
+        np.testing.assert_allclose(found[0], losses, rtol=1e-5, err_msg=str(sizes))
+        # Adam's first steps are sign(gradient): rounding of tiny gradients shows most here.
+        np.testing.assert_allclose(found[1], norms, rtol=5e-3, err_msg=str(sizes))

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onediff_jax.data.annotate import KINDS
 from onediff_jax.data.prepared.fit import Fitting
-from onediff_jax.data.sources.base import BadRecord, RawExample, Source
+from onediff_jax.data.sources.base import Source
 
 FORMAT_VERSION = 1  # raise it when the same plan starts to give other bytes
 SPLITS = ("train", "held_out")
@@ -44,37 +45,22 @@ class TextEncoder(Protocol):
         ...
 
 
-class Annotator(Protocol):
-    """Captions and conditions that models find in plain pictures; see data/annotate.py."""
-
-    def describe(self) -> dict[str, str]:
-        """Kind → model."""
-        ...
-
-    def annotate(self, examples: list[RawExample]) -> list[list[RawExample | BadRecord]]:
-        """Per text2image example: itself, and what was found or failed."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-    """The networks of a preparation. None: pixels are stored; captions are stored only; nothing is
-    annotated."""
+    """The networks of a preparation. None: pixels are stored; captions are stored only."""
 
     pictures: PictureEncoder | None = None
     text: TextEncoder | None = None
-    annotator: Annotator | None = None
 
     def identity(self) -> dict[str, Any]:
         """What the manifest says of them."""
         return {
             "pictures": self.pictures.identity() if self.pictures else {"kind": "pixels"},
             "text": self.text.identity() if self.text else None,
-            "annotators": self.annotator.describe() if self.annotator else {},
         }
 
     def __bool__(self) -> bool:
-        return any((self.pictures, self.text, self.annotator))
+        return self.pictures is not None or self.text is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +109,9 @@ class Plan:
 
 def split_of(key: str, held_out: float) -> str:
     """ "held_out" for that share of all keys, "train" for the others, by their hash alone: every
-    task made from a picture is on the same side as the picture."""
+    task made from a picture, and every annotation of it, is on the same side as the picture."""
+    picture, _, kind = key.rpartition("#")
+    key = picture if kind in KINDS else key
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return SPLITS[int.from_bytes(digest, "little") / 2**64 < held_out]
 

@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import platform
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,6 @@ from onediff_jax.data.sources.report import Report
 # One record per chunk, for random access, and stored as it is: noise-like latents and photographs
 # do not shrink, and reading stays a copy.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-_TOGETHER = 32  # examples that are annotated, and prompts that are embedded, in one go
-_ANNOTATING = threading.Lock()  # the pipelines of transformers are not made for threads
 
 
 def part_name(number: int, parts: int) -> str:
@@ -74,8 +71,8 @@ def write_part(
     report = Report(plan.max_bad_share)
     files = _Files(folder, name)
     with contextlib.closing(files):
-        examples = _annotated(_read(plan, shard, tick), encoders)
-        for record, counts in _encoded(_fitted(plan, examples, report), encoders):
+        fitted = _fitted(plan, _read(plan, shard, tick), report)
+        for record, counts in _encoded(fitted, encoders):
             files.write(record, split_of(record.key, plan.held_out), counts)
         part = {"shard": shard, "files": files.finish(), "report": report.to_json()}
     write_json(part_file(folder, name), part)
@@ -93,26 +90,6 @@ def _read(plan: Plan, shard: str, tick) -> Iterator[RawExample | BadRecord]:
                 example = BadRecord(example.key, "duplicate_key", f"twice in shard {shard}")
             seen.add(name)
         yield example
-
-
-def _annotated(
-    examples: Iterator[RawExample | BadRecord], encoders: Encoders
-) -> Iterator[RawExample | BadRecord]:
-    """The same and, after each plain picture, what the annotators find in it, under its key."""
-    if encoders.annotator is None:
-        yield from examples
-        return
-    for group in _groups(examples, _TOGETHER, lambda _: 1):
-        plain = [e for e in group if isinstance(e, RawExample) and e.task == "text2image"]
-        with _ANNOTATING:
-            found = iter(encoders.annotator.annotate(plain))
-        for example in group:
-            if isinstance(example, BadRecord) or example.task != "text2image":
-                yield example
-                continue
-            for result in next(found):
-                named = isinstance(result, BadRecord)
-                yield result if named else dataclasses.replace(result, key=example.key)
 
 
 def _fitted(
@@ -146,7 +123,7 @@ def _encoded(
     if encoders.pictures is None and encoders.text is None:
         yield from records
         return
-    together = 4 * encoders.pictures.batch if encoders.pictures else _TOGETHER
+    together = 4 * encoders.pictures.batch if encoders.pictures else 32
     for group in _groups(records, together, lambda item: len(item[0].frames)):
         yield from _encode(group, encoders)
 

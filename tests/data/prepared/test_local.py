@@ -181,39 +181,27 @@ def test_networks_see_every_picture_and_prompt_once_in_place(tmp_path):
             assert all(len(text) == int(text[0, 0]) for text in one.texts)
 
 
-class Finder:
-    """Finds a depth map in every picture but those whose key ends in 0."""
+@dataclasses.dataclass(frozen=True)
+class Annotated(FakeSource):
+    """As AnnotatedSource yields: a depth map after each picture."""
 
-    def describe(self):
-        return {"depth": "made up"}
-
-    def annotate(self, examples):
-        found = []
-        for example in examples:
-            extra = BadRecord(f"{example.key}#depth", "failed_annotation")
-            if not example.key.endswith("0"):
-                extra = dataclasses.replace(
-                    example,
-                    key=f"{example.key}#depth",
-                    task="depth2image",
-                    images=(example.images[0], example.images[0]),
-                    captions=(example.captions[0], ()),
-                )
-            found.append([example, extra])
-        return found
+    def read(self, shard):
+        for number in range(self.each):
+            example = self.example(f"{shard}/{number}", "text2image")
+            images, captions = example.images * 2, (*example.captions, ())
+            yield example
+            yield dataclasses.replace(
+                example,
+                key=f"{example.key}#depth",
+                task="depth2image",
+                images=images,
+                captions=captions,
+            )
 
 
-def make_annotator():
-    return Encoders(annotator=Finder())
-
-
-def test_annotations_stand_beside_their_picture(tmp_path):
-    source = FakeSource(each=14, kinds=("text2image", "faceid"))
-    plan = dataclasses.replace(make_plan(source), make_encoders=make_annotator)
-    written = prepare(tmp_path, plan)
-    assert written["bad"] == {"failed_annotation": 6}
+def test_annotations_are_in_the_split_of_their_picture(tmp_path):
+    prepare(tmp_path, make_plan(Annotated()))
     folder = PreparedFolder(tmp_path)
     for split in ("train", "held_out"):
-        pictures = {record.key for record in folder.records("text2image", split)}
-        maps = {record.key for record in folder.records("depth2image", split)}
-        assert maps == {key for key in pictures if not key.endswith("0")}
+        pictures = {f"{record.key}#depth" for record in folder.records("text2image", split)}
+        assert pictures == {record.key for record in folder.records("depth2image", split)}

@@ -1,0 +1,123 @@
+"""Where the time of a train step goes, and what scanned layers and the soft cap cost.
+
+    python benchmarks/step.py [--preset=tiny] [--rounds=10]
+
+Everything runs in turn on one batch of the preset, with the same parameters:
+
+    self-attention, text attention (with its keys and values), feed-forward
+                      a stack of only that, as deep as the model, forward and backward
+    projections       a stack of whole attention layers less these two: projections, norms, rotary
+                      positions
+    everything else   the gradient of the loss alone less all of the above: adaLN, norms, embedders
+    optimizer + EMA   the step less that gradient
+    codec, text       what the pipeline's threads do for the step's rows, beside it
+
+Differences carry the noise of both sides. Model FLOPs are the matrix products of the loss, times
+three. Scanned, unrolled and uncapped are whole steps.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import jax
+import preset
+from flops import matmul_flops
+from layer_parts import stacks
+from timing import Cost, in_turn, table
+
+from onediff_jax.train_step import flow_loss
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses flags, measures, prints two tables and a conclusion."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=preset.PRESETS, default="tiny")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="only shows that it runs")
+    args = parser.parse_args(argv)
+    rounds = 1 if args.smoke else args.rounds
+    config = preset.load(args.preset, smoke=args.smoke)
+    layers = {1: "scanned"}.get(config.model.unroll, "unrolled")
+    other = {"scanned": "unrolled", "unrolled": "scanned"}[layers]
+    changes = {
+        "step": {},
+        other: {"model__unroll": {"scanned": 1, "unrolled": 0}[other]},
+        "no soft cap": {"model__attention_softcap": None},
+    }
+    variants = {
+        name: preset.Training(preset.load(args.preset, smoke=args.smoke, **change))
+        for name, change in changes.items()
+    }
+    training = variants["step"]
+    experiment = training.experiment
+    batch, state = training.batch(), training.first_state()
+    key = jax.random.key(0)
+
+    def step(name):
+        def run():
+            nonlocal state
+            state, metrics = variants[name].step(state, batch)
+            jax.block_until_ready((state, metrics))
+
+        return run
+
+    def loss(params, batch):
+        return flow_loss(params, batch, key, experiment)[0]
+
+    gradient = jax.jit(jax.grad(loss))
+    flops = 3 * matmul_flops(jax.make_jaxpr(loss)(state.params, batch))
+    rows = experiment.config.train.batch_rows * experiment.config.train.accumulate
+    row = training.bundles()
+    pictures = [f for bundle in row for f in bundle.frames if f.dtype == "uint8"]
+    prompts = [bundle.prompt for bundle in row]
+    runs = {
+        **{name: step(name) for name in variants},
+        "gradient": lambda: jax.block_until_ready(gradient(state.params, batch)),
+        **stacks(experiment, jax.tree.map(lambda a: a.copy(), state.params), batch),
+        "codec": lambda: [experiment.codec.encode(p) for p in pictures * rows],
+        "text": lambda: [experiment.text_encoder(prompts) for _ in range(rows)],
+    }
+    cost = in_turn(runs, rounds)
+    report(args.preset, cost | {layers: cost["step"]}, flops)
+
+
+def report(name: str, cost: dict[str, Cost], flops: int) -> None:
+    """Prints what `in_turn` found."""
+    whole, parts = cost["step"], ("self-attention", "text attention", "feed-forward")
+    split = {part: cost[part] for part in parts}
+    split["projections"] = cost["attention layer"] - cost["self-attention"] - cost["text attention"]
+    split["everything else"] = cost["gradient"] - cost["attention layer"] - cost["feed-forward"]
+    split["optimizer + EMA"] = whole - cost["gradient"]
+    split["the step"] = whole
+    split |= {"beside it: codec": cost["codec"], "beside it: text": cost["text"]}
+    table(
+        (name, "ms", "of the step", "CPU ms", "of the step"),
+        (
+            (
+                part,
+                1000 * c.wall,
+                f"{c.wall / whole.wall:.1%}",
+                1000 * c.cpu,
+                f"{c.cpu / whole.cpu:.1%}",
+            )
+            for part, c in split.items()
+        ),
+    )
+    print()
+    pairs = (("scanned", "unrolled"), ("step", "no soft cap"))
+    table(
+        ("ratio of steps", "ms ÷ ms", "CPU ÷ CPU"),
+        ((f"{a} ÷ {b}", cost[a].wall / cost[b].wall, cost[a].cpu / cost[b].cpu) for a, b in pairs),
+    )
+    largest = max(parts, key=lambda part: split[part].cpu)
+    print(
+        f"\nA step of {name} takes {1000 * whole.wall:.0f} ms for {flops / 1e9:.1f} GFLOP of model "
+        f"matrix products, {flops / whole.wall / 1e9:.1f} GFLOP/s; of the parts of a layer "
+        f"{largest} takes most. Scanning the layers takes "
+        f"{cost['scanned'].wall / cost['unrolled'].wall:.2f}× the time of unrolling them, and the "
+        f"soft cap {whole.wall / cost['no soft cap'].wall:.2f}× that of a step without."
+    )
+
+
+if __name__ == "__main__":
+    main()
