@@ -95,11 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in blocked
     ]
     table((args.preset, "blocked, ms", "steps", "whole, ms", "steps", "CPU ms"), rows)
+    left = 1000 * statistics.median(loop.left[1:])
     print(
         f"\nA save blocks the loop for {blocked['background'] / step:.2f} steps of "
         f"{1000 * step:.0f} ms in the background and {blocked['waited for'] / step:.2f} when "
-        f"waited for; it writes {size / 1e6:.1f} MB for {held / 1e6:.1f} MB of state. After {args.steps} "
-        f"steps {1000 * statistics.median(loop.left[1:]):.0f} ms of writing were left."
+        f"waited for; it writes {size / 1e6:.1f} MB for {held / 1e6:.1f} MB of state. After "
+        f"{args.steps} steps {left:.0f} ms of writing were left."
     )
 
 

@@ -37,19 +37,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     rounds = 1 if args.smoke else args.rounds
     config = preset.load(args.preset, smoke=args.smoke)
-    layers = {1: "scanned"}.get(config.model.unroll, "unrolled")
-    other = {"scanned": "unrolled", "unrolled": "scanned"}[layers]
+    layers, other = ("scanned", "unrolled")[:: 1 if config.model.unroll == 1 else -1]
     changes = {
         "step": {},
-        other: {"model__unroll": {"scanned": 1, "unrolled": 0}[other]},
+        other: {"model__unroll": 1 if other == "scanned" else 0},
         "no soft cap": {"model__attention_softcap": None},
     }
     variants = {
         name: preset.Training(preset.load(args.preset, smoke=args.smoke, **change))
         for name, change in changes.items()
     }
-    training = variants["step"]
-    experiment = training.experiment
+    training, experiment = variants["step"], variants["step"].experiment
     batch, state = training.batch(), training.first_state()
     key = jax.random.key(0)
 

@@ -11,7 +11,8 @@ from onediff_jax.tasks import cameras, colors, conditions, degrade, draw, prompt
 from onediff_jax.tasks.definitions import TASKS, get_task
 
 # The depth range that grey covers, in world units: fixed, so that a generated map is metric.
-DEPTH_RANGE = {"near": 0.8, "far": 4.0}
+# Nothing in a scene is nearer; the floor beyond is clipped.
+DEPTH_RANGE = {"near": 1.0, "far": 4.0}
 _LATENT = 8  # pixels per latent
 
 

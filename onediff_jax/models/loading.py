@@ -6,6 +6,7 @@ non-float tensor is listed in one error.
 """
 
 import dataclasses
+import gc
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -196,6 +197,7 @@ def _convert(
     def part(index: tuple[slice, ...]) -> np.ndarray:
         """A part of our array, straight in its final dtype."""
         size = [len(range(*s.indices(n))) for s, n in zip(index, ours.shape, strict=True)]
+        gc.collect(0)  # has jax let go of host arrays that it used in place and that are gone
         out = _empty(size, ours.dtype)
         if source.stacked:
             for row, name in zip(out, source.names[index[0]], strict=True):

@@ -35,7 +35,8 @@ def run(plan: Plan, encoders: Encoders, folder: Path, workers: int) -> None:
     report = read_reports(folder, shards, plan.max_bad_share)
     count = multiprocessing.get_context("spawn").Value("q", 0)
     pool, call = _pool(plan, encoders, folder, min(workers, max(len(left), 1)), count)
-    with _Progress(folder, len(shards), len(shards) - len(left), count) as progress:
+    expected = sum(map(_size, (shards[n] for n in left)))
+    with _Progress(folder, len(shards), len(shards) - len(left), expected, count) as progress:
         jobs = [pool.submit(call, shards[n], part_name(n, len(shards))) for n in left]
         try:
             for job in concurrent.futures.as_completed(jobs):
@@ -116,8 +117,9 @@ def _call_process(shard: str, name: str) -> dict[str, Any]:
 class _Progress:
     """A line that tells how far it is: parts, examples, rate, time left, bad records, where to."""
 
-    def __init__(self, folder: Path, parts: int, done: int, count):
+    def __init__(self, folder: Path, parts: int, done: int, expected: int, count):
         self._folder, self._parts, self._before, self._count = folder, parts, done, count
+        self._expected = expected  # examples, as far as the shards' names tell
         self._done, self._bad = done, 0
         self._begin = time.monotonic()
         self._terminal = sys.stderr.isatty()
@@ -146,11 +148,21 @@ class _Progress:
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._begin, 1e-9)
         examples, now = self._count.value, self._done - self._before
-        left = _duration(seconds / now * (self._parts - self._done)) if now else "?"
+        left = "?"
+        if now:
+            left = _duration(seconds / now * (self._parts - self._done))
+        elif 0 < examples < self._expected:
+            left = _duration(seconds / examples * (self._expected - examples))
         return (
             f"{self._done}/{self._parts} parts  {examples:,} examples  {examples / seconds:,.1f}/s"
             f"  left {left}  bad {self._bad}  → {self._folder}"
         )
+
+
+def _size(shard: str) -> int:
+    """Records of a shard that is named by a range, see sources.base.shard_ranges; otherwise 0."""
+    first, _, end = shard.partition("-")
+    return int(end) - int(first) if first.isdigit() and end.isdigit() else 0
 
 
 def _duration(seconds: float) -> str:

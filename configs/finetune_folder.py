@@ -1,0 +1,113 @@
+"""Train on my folder: pictures with captions, and nothing else to download.
+
+    python -m onediff_jax.prepare --input=PICTURES --format=folder --out=prepared/mine \\
+        --resolution=128 \\
+        --tasks=text2image,deblurring,image_inpainting,super_resolution,canny2image,hed2img
+    python -m onediff_jax.main --config=configs/finetune_folder.py:prepared/mine --workdir=runs/mine
+
+A small network from scratch, with the light codec and hashed captions: minutes on a CPU teach it
+colours and layout of the pictures, and to sharpen and fill them; a GPU and more steps the rest.
+To go on from other weights of this shape, export them and give --config.init_from=FOLDER. To
+fine-tune the released weights instead: configs/finetune_pretrained.py.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(folder: str = "prepared/mine") -> ConfigDict:
+    """The complete experiment; every field can be set by --config.section.field=value."""
+    c = ConfigDict()
+    c.name = "finetune_folder"
+    c.seed = 0
+    c.init_from = ""  # weights in the released layout to start from; "" = from scratch
+
+    c.model = ConfigDict()
+    c.model.hidden_size = 192  # channels
+    c.model.depth = 4  # layers
+    c.model.num_heads = 4
+    c.model.num_kv_heads = 2
+    c.model.multiple_of = 64  # feed-forward width is rounded up to it
+    c.model.ffn_dim_multiplier = config_dict.placeholder(float)
+    c.model.caption_channels = 64
+    c.model.in_channels = 16
+    c.model.patch_size = 2  # latents per token side
+    c.model.norm_eps = 1e-5
+    c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
+    c.model.dtype = "float32"  # of activations: float32 or bfloat16
+    c.model.remat = "none"  # none, attention, full
+    c.model.unroll = 0  # layers unrolled; 0 = all: faster on CPU, slower to compile
+
+    c.text = ConfigDict()
+    c.text.kind = "hashed"  # or cached, of captions that prepare --text embedded
+    c.text.max_length = 48  # words per prompt
+
+    # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
+    c.rows = (("t2i", 2, 1, 64), ("i2i", 3, 2, 64))
+
+    c.data = ConfigDict()
+    c.data.name = "prepared"
+    c.data.folders = ((folder, 1.0),)  # prepared folders, each with its weight
+    c.data.encoder = "light"  # what prepare used
+    c.data.evaluate_on = "train"  # or held_out, when the folder is large enough to spare some
+    c.data.threads = 2  # readers
+    c.data.prefetch = 16  # batches
+    c.data.tasks = ConfigDict()  # weight within the task's group
+    c.data.tasks.text2image = 1.0
+    c.data.tasks.deblurring = 1.0
+    c.data.tasks.image_inpainting = 1.0
+    c.data.tasks.super_resolution = 1.0
+    c.data.tasks.canny2image = 1.0
+    c.data.tasks.hed2img = 1.0
+
+    c.flow = ConfigDict()
+    c.flow.distribution = "logit_normal"  # or uniform
+    c.flow.mean = 0.0
+    c.flow.std = 1.0
+    c.flow.shift = 3.0
+    c.flow.clean_share = 0.7  # of bundles, whose given frames are clean
+    c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
+
+    c.train = ConfigDict()
+    c.train.steps = 2000
+    c.train.batch_rows = 4  # per step, all devices together
+    c.train.accumulate = 1  # such batches per step
+    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 2e-3  # peak
+    c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine
+    c.optim.warmup_steps = 50
+    c.optim.end_factor = 0.02  # of the peak, at the end
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.99
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.01
+    c.optim.clip_norm = 1.0
+
+    c.ema = ConfigDict()
+    c.ema.max_decay = 0.995
+    c.ema.power = 2 / 3
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 500
+    c.checkpoint.every_minutes = 10.0
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_every = 0  # steps; 0 = none for good
+
+    c.log = ConfigDict()
+    c.log.every_steps = 50
+    c.log.held_out_at = (50,)  # steps
+    c.log.held_out_every = 500  # steps
+    c.log.held_out_batches = 8
+    c.log.sample_every = 500  # steps
+    c.log.sample_steps = 20  # Euler steps
+    c.log.sample_rows = 4  # rows sampled together
+    c.log.guidance = 1.0
+
+    c.mesh = ConfigDict()
+    c.mesh.replica = 1
+    c.mesh.fsdp = -1  # −1: the devices left
+    c.mesh.tensor = 1
+    c.mesh.sequence = 1
+    return c.lock()

@@ -1,0 +1,128 @@
+"""Stage 2 of the paper: every task at once, text-to-image at 512 × 512, the others at 256 × 256.
+
+    python -m onediff_jax.prepare … --out=prepared/t2i_512 --resolution=512 --encoder=sd3 --text=sd3
+    python -m onediff_jax.prepare … --out=prepared/NAME --resolution=256 --encoder=sd3 --text=sd3
+    python -m onediff_jax.export --source=runs/stage1_512 --out=exports/stage1_512
+    python -m onediff_jax.main --config=configs/stage2_multitask.py
+
+Each row holds one example of every group: equal shares of text-to-image, image-to-image, identity
+and multiview in every batch; 64 rows are the paper's batch of 256. A million steps.
+Hardware: the paper used a TPU v3-256; any mesh whose size divides the batch will do. State is
+20 bytes a parameter, 56 GB for 2.8 B, split over all devices.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """The complete experiment; every field can be set by --config.section.field=value."""
+    c = ConfigDict()
+    c.name = "stage2_multitask"
+    c.seed = 0
+    c.init_from = "exports/stage1_512"  # weights to start from, in the released layout
+
+    c.model = ConfigDict()
+    c.model.hidden_size = 3840  # channels
+    c.model.depth = 16  # layers
+    c.model.num_heads = 32
+    c.model.num_kv_heads = 8
+    c.model.multiple_of = 256  # feed-forward width is rounded up to it
+    c.model.ffn_dim_multiplier = config_dict.placeholder(float)
+    c.model.caption_channels = 2048
+    c.model.in_channels = 16
+    c.model.patch_size = 2  # latents per token side
+    c.model.norm_eps = 1e-5
+    c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
+    c.model.dtype = "bfloat16"  # of activations: float32 or bfloat16
+    c.model.remat = "full"  # none, attention, full
+    c.model.unroll = 1  # layers unrolled
+
+    c.text = ConfigDict()
+    c.text.kind = "cached"  # embeddings that prepare --text stored; or hashed
+    c.text.folder = ""  # the T5's folder, to sample prompts that are not cached
+    c.text.max_length = 300  # tokens per prompt
+
+    # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
+    c.rows = (
+        ("t2i", 1, 1, 1024),
+        ("i2i", 1, 2, 256),
+        ("identity", 1, 4, 256),
+        ("multiview", 1, 12, 256),
+    )
+
+    c.data = ConfigDict()
+    c.data.name = "prepared"
+    # Prepared folders, each with its weight among those that have a task.
+    c.data.folders = (
+        ("prepared/t2i_512", 1.0),
+        ("prepared/conditions_256", 1.0),
+        ("prepared/editing_256", 1.0),
+        ("prepared/identity_256", 1.0),
+        ("prepared/subjects_256", 1.0),
+        ("prepared/multiview_256", 1.0),
+    )
+    c.data.encoder = "sd3"  # the autoencoder that prepare used, to show pictures
+    c.data.evaluate_on = "held_out"  # or train
+    c.data.threads = 16  # readers
+    c.data.prefetch = 8  # batches
+    c.data.tasks = ConfigDict()  # weight within the task's group
+    for name in ("text2image", "faceid", "subject_driven", "multiview"):
+        c.data.tasks[name] = 1.0
+    for name in (
+        *("deblurring", "image_inpainting", "super_resolution", "canny2image", "depth2image"),
+        *("hed2img", "pose2image", "semanticmap2image", "boundingbox2image", "image_editing"),
+    ):
+        c.data.tasks[name] = 1.0
+
+    c.flow = ConfigDict()
+    c.flow.distribution = "logit_normal"  # or uniform
+    c.flow.mean = 0.0
+    c.flow.std = 1.0
+    c.flow.shift = 3.0
+    c.flow.clean_share = 0.0  # of bundles whose given frames are clean; the paper has none
+    c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+
+    c.train = ConfigDict()
+    c.train.steps = 1000000
+    c.train.batch_rows = 64  # per step, all devices together; 4 examples each
+    c.train.accumulate = 1  # such batches per step
+    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 5e-4  # peak
+    c.optim.schedule = "constant"  # constant, cosine, linear, late_cosine
+    c.optim.warmup_steps = 10000  # not stated in the paper, nor is what follows
+    c.optim.end_factor = 1.0  # of the peak, at the end
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.95
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.01
+    c.optim.clip_norm = 1.0
+
+    c.ema = ConfigDict()
+    c.ema.max_decay = 0.9999
+    c.ema.power = 2 / 3
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 2500
+    c.checkpoint.every_minutes = 30.0
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_every = 50000  # steps; 0 = none for good
+
+    c.log = ConfigDict()
+    c.log.every_steps = 50
+    c.log.held_out_at = (1000,)  # steps
+    c.log.held_out_every = 5000  # steps
+    c.log.held_out_batches = 8
+    c.log.sample_every = 5000  # steps
+    c.log.sample_steps = 50  # Euler steps
+    c.log.sample_rows = 4  # rows sampled together
+    c.log.guidance = 4.0
+
+    c.mesh = ConfigDict()
+    c.mesh.replica = 1
+    c.mesh.fsdp = -1  # −1: the devices left
+    c.mesh.tensor = 1
+    c.mesh.sequence = 1
+    return c.lock()
