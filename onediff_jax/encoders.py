@@ -16,8 +16,9 @@ import ml_dtypes
 import numpy as np
 
 from onediff_jax.data.prepared.plan import Encoders, file_hash
-from onediff_jax.models.autoencoder import load_autoencoder
-from onediff_jax.models.t5 import load_text_encoder, load_tokenizer
+from onediff_jax.models.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
+from onediff_jax.models.loading import read_config
+from onediff_jax.models.t5 import T5Config, TextEncoder, load_text_encoder, load_tokenizer
 
 _LENGTHS = 32  # prompts are padded to a multiple of this many tokens: few programs to compile
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
@@ -122,6 +123,67 @@ class PromptEncoder:
         return found
 
 
+class OnlineText:
+    """A frozen T5 beside the training: rows carry token ids, the devices make the embeddings.
+
+    Attributes: width, of an embedding; max_length, tokens per prompt.
+    """
+
+    def __init__(self, folder: str | Path, *, max_length: int, dtype: str):
+        self._folder, self._dtype = part_of(folder, "text_encoder"), dtype
+        self._tokenizer = load_tokenizer(part_of(folder, "tokenizer"), max_length=max_length)
+        self.width, self.max_length = (
+            T5Config.from_json(read_config(self._folder)).d_model,
+            max_length,
+        )
+        self._run = jax.jit(self._embed)
+
+    @functools.cached_property
+    def _model(self) -> TextEncoder:
+        return load_text_encoder(self._folder, dtype=self._dtype)
+
+    def ids(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (b, max_length) int32 and mask bool, for rows."""
+        ids, mask = self._tokenizer(prompts)
+        return ids, mask.astype(bool)
+
+    def __call__(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (b, max_length, width) bfloat16 and mask (b, max_length) bool."""
+        ids, mask = self.ids(prompts)
+        return np.asarray(self.embed({"text": ids, "text_mask": mask})["text"]), mask
+
+    def place(self, mesh: jax.sharding.Mesh) -> None:
+        """Splits the weights over the mesh's fsdp axis; they never lie on one device whole."""
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            params = self._model.params
+
+        def put(leaf):
+            leaf = np.asarray(leaf)
+            divided = [n if n % mesh.shape["fsdp"] == 0 else 0 for n in leaf.shape]
+            spec = [None] * leaf.ndim
+            if any(divided):
+                spec[int(np.argmax(divided))] = "fsdp"
+            sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+        self._model.params = jax.tree.map(put, params)
+
+    def embed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with embeddings (…, l, width) bfloat16 in place of the ids (…, l), lying as
+        those do."""
+        text = self._run(self._model.params, batch["text"], batch["text_mask"])
+        if isinstance(batch["text"], jax.Array):
+            text = jax.device_put(text, batch["text"].sharding)
+        return {**batch, "text": text}
+
+    def _embed(self, params: dict, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        length = ids.shape[-1]
+        flat = self._model.apply(
+            params, ids.reshape(-1, length), mask.reshape(-1, length).astype(jnp.int32)
+        )
+        return flat.reshape(*ids.shape, -1).astype(jnp.bfloat16)
+
+
 class AutoencoderCodec:
     """An autoencoder in the place of the light codec: numpy in, numpy out.
 
@@ -130,8 +192,12 @@ class AutoencoderCodec:
 
     def __init__(self, folder: str | Path):
         self._folder = part_of(folder, "vae")
-        self._model = load_autoencoder(self._folder)
-        self.channels, self.factor = self._model.channels, self._model.factor
+        config = AutoencoderConfig.from_json(read_config(self._folder))
+        self.channels, self.factor = config.latent_channels, config.factor
+
+    @functools.cached_property
+    def _model(self) -> Autoencoder:  # loaded when something is shown: training never needs it
+        return load_autoencoder(self._folder)
 
     @functools.cached_property
     def identity(self) -> str:

@@ -51,6 +51,7 @@ class Experiment:
     layout: RowLayout
     codec: Any  # LightCodec or encoders.AutoencoderCodec
     text_encoder: Any  # prompts → embeddings (b, l, d), mask (b, l)
+    online_text: Any | None  # encoders.OnlineText: rows carry token ids, which it embeds
     prepared: PreparedData | None  # None: the embedded world
     packer: RowPacker
     sizes: dict[str, tuple[tuple[int, int], ...]]  # task group → picture sizes in pixels
@@ -172,8 +173,9 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         layout=layout,
         codec=inputs.codec,
         text_encoder=inputs.text_encoder,
+        online_text=inputs.online_text,
         prepared=inputs.prepared,
-        packer=RowPacker(layout, inputs.text_encoder, model_config.patch_size),
+        packer=RowPacker(layout, inputs.row_text, model_config.patch_size),
         sizes=inputs.sizes,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift),
         draws=Draws(flow.clean_share, config.train.caption_dropout),

@@ -18,7 +18,7 @@ from onediff_jax.models.layout import RowLayout
 from onediff_jax.models.text_hash import HashedTextEncoder
 
 DATA = ("world", "prepared")
-TEXT = ("hashed", "cached")
+TEXT = ("hashed", "cached", "t5")
 _NOT_CACHED = "text.kind='cached' needs data.folders with cached captions: prepare --text=FOLDER"
 
 
@@ -31,12 +31,16 @@ class Inputs:
       prepared: the folders of data.folders; None for the embedded world.
       sizes: task group → picture sizes (height, width) in pixels.
       text_encoder: prompts → embeddings (b, l, d) and mask (b, l).
+      row_text: the same for rows; with online_text token ids (b, l) in place of embeddings.
+      online_text: encoders.OnlineText, which embeds the ids of rows on the devices, or None.
     """
 
     codec: Any
     prepared: PreparedData | None
     sizes: dict[str, tuple[tuple[int, int], ...]]
     text_encoder: Any
+    row_text: Any
+    online_text: Any | None
 
 
 def make_inputs(config: ConfigDict, layout: RowLayout, *, with_data: bool = True) -> Inputs:
@@ -57,7 +61,11 @@ def make_inputs(config: ConfigDict, layout: RowLayout, *, with_data: bool = True
         sizes = prepared.sizes()
     else:
         codec, prepared, sizes = _make_codec(data.encoder), None, _sizes(layout, ("1:1",))
-    return Inputs(codec, prepared, sizes, _make_text(config, prepared))
+    if config.text.get("kind", "hashed") == "t5":
+        online = _make_online(config)
+        return Inputs(codec, prepared, sizes, online, online.ids, online)
+    text = _make_text(config, prepared)
+    return Inputs(codec, prepared, sizes, text, text, None)
 
 
 def _sizes(layout: RowLayout, aspects: tuple[str, ...]) -> dict[str, tuple[tuple[int, int], ...]]:
@@ -121,9 +129,18 @@ def _make_text(config: ConfigDict, prepared: PreparedData | None) -> Any:
     ):
         if ours != theirs:
             raise ValueError(f"{field}={ours}, but the cached captions have {theirs}")
-    encode = None
-    if text.get("folder"):
-        from onediff_jax.encoders import PromptEncoder
-
-        encode = PromptEncoder(text.folder, max_length=text.max_length, batch=1)
+    encode = _make_online(config) if text.get("folder") else None
     return CachedText(manifest["empty_text"], text.max_length, encode)
+
+
+def _make_online(config: ConfigDict) -> Any:
+    """The T5 of text.folder; its weights are loaded when it is used."""
+    from onediff_jax.encoders import OnlineText
+
+    text, width = config.text, config.model.caption_channels
+    if not text.get("folder"):
+        raise ValueError("text.kind='t5' needs text.folder, of a T5 encoder and its tokenizer")
+    online = OnlineText(text.folder, max_length=text.max_length, dtype=config.model.dtype)
+    if online.width != width:
+        raise ValueError(f"model.caption_channels={width}, but {text.folder} has {online.width}")
+    return online

@@ -85,6 +85,8 @@ class RowSampler:
             per_slot = np.stack([self._sigmas(r) for r in row], axis=1)
             sigmas.append(per_slot[:, layout.frame_slot])
         batch = {k: np.stack([p[k] for p in packed]) for k in packed[0]}
+        if self._experiment.online_text:
+            batch = self._experiment.online_text.embed(batch)
         return {**batch, "noise": np.stack(noise), "sigmas": np.stack(sigmas, axis=1)}
 
     def _sigmas(self, request: Request | None) -> np.ndarray:

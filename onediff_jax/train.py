@@ -89,6 +89,8 @@ class _Run:
         self.shardings = state_shardings(abstract, self.mesh)
         rows = batch_sharding(self.mesh)
         self.frozen, frozen_shardings = self._load_frozen()
+        if self.experiment.online_text:
+            self.experiment.online_text.place(self.mesh)
         step = make_train_step(self.experiment, self.tx, schedule)
         self.step = jax.jit(
             step,
@@ -173,7 +175,9 @@ class _Run:
     def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows as part of the global batch."""
         sharding = batch_sharding(self.mesh)
-        return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+        rows = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+        online = self.experiment.online_text
+        return online.embed(rows) if online else rows
 
     def save(self, step: int) -> None:
         """Starts a checkpoint of everything the run needs to go on."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.encoders import (
     AutoencoderCodec,
+    OnlineText,
     PosteriorEncoder,
     PromptEncoder,
     make_encoders,
@@ -115,3 +117,43 @@ def test_preparing_with_networks_goes_on_to_the_same_bytes(pipeline, tmp_path):
     assert np.shape(whole["empty_text"]) == (1, 16)
     record = prepared.records("text2image", "train")[0]
     assert record.frames[0].shape == (6, 10, 32) and len(record.texts) == 3
+
+
+def test_online_text_embeds_ids_on_the_devices(pipeline):
+    """As transformers does, whatever the shape of the batch and wherever the weights lie."""
+    folder, _, t5, tokenizer = pipeline
+    online = OnlineText(folder, max_length=12, dtype="float32")
+    prompts = ["one two", "", "drei one"]
+    text, mask = online(prompts)
+    assert text.shape == (3, 12, 16) and mask.sum(-1).tolist() == [3, 1, 3]
+    for prompt, row, keep in zip(prompts, text, mask, strict=True):
+        with torch.no_grad():
+            expected = t5(**tokenizer([prompt], return_tensors="pt")).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(row[keep].astype(np.float32), expected, rtol=1e-2, atol=1e-2)
+    mesh = jax.sharding.Mesh(jax.devices(), ("fsdp",))
+    online.place(mesh)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    ids, mask = online.ids([*prompts, "two"])
+    batch = {
+        "text": jax.device_put(ids.reshape(2, 2, 12), rows),
+        "text_mask": mask.reshape(2, 2, 12),
+        "task": 7,
+    }
+    embedded = online.embed(batch)
+    assert embedded["text"].sharding == rows and embedded["task"] == 7
+    np.testing.assert_array_equal(np.asarray(embedded["text"]).reshape(4, 12, 16)[:3], text)
+
+
+@pytest.mark.slow
+def test_trains_with_the_text_encoder_beside_it(pipeline, tmp_path):
+    from onediff_jax.train import train
+    from tests.experiments import shrunken
+
+    config = shrunken()
+    config.unlock()
+    config.text = {"kind": "t5", "folder": str(pipeline[0]), "max_length": 12}
+    config.train.steps, config.log.sample_every, config.log.sample_steps = 3, 3, 1
+    assert int(train(config, tmp_path).step) == 3
+    config.model.caption_channels = 8
+    with pytest.raises(ValueError, match="caption_channels=8"):
+        train(config, tmp_path / "other")

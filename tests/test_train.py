@@ -1,4 +1,4 @@
-"""Training end to end, on the shrunken config: killed and resumed is the same as straight through."""
+"""Training end to end, on the shrunken config: killed and resumed equals straight through."""
 
 import json
 import shutil

@@ -28,7 +28,7 @@ class Bundle:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One example as latents: frames of (h, w, 16) float16 or float32, ready to be packed into a row.
+    """One example as latents: frames of (h, w, 16) float16 or float32, ready for a row.
 
     `text` is the prompt's embedding (l, d) where it was computed beforehand.
     """

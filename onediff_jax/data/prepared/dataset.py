@@ -148,7 +148,7 @@ class CachedText:
     Args:
       empty: (l, d) embedding of the empty prompt.
       max_length: tokens per prompt.
-      encode: embeds any other prompt, if there is such an encoder: prompts → list of (l, d).
+      encode: embeds other prompts, if there is such an encoder; called and returning as this one.
     """
 
     def __init__(self, empty: np.ndarray, max_length: int, encode: Callable | None = None):
@@ -160,16 +160,16 @@ class CachedText:
 
         Raises ValueError for a prompt that is neither empty nor can be encoded.
         """
-        text = np.zeros((len(prompts), self.max_length, self.dim), ml_dtypes.bfloat16)
-        mask = np.zeros((len(prompts), self.max_length), bool)
-        if any(prompts) and self._encode is None:
+        if any(prompts) and self._encode is not None:
+            return self._encode(prompts)
+        if any(prompts):
             raise ValueError(
                 f"prompt {next(filter(None, prompts))!r} has no cached embedding, and no encoder "
                 "is set; set text.folder to the folder of the T5 that prepared the data"
             )
-        for row, prompt in enumerate(prompts):
-            found = self._encode([prompt])[0] if prompt else self._empty
-            text[row, : len(found)], mask[row, : len(found)] = found, True
+        text = np.zeros((len(prompts), self.max_length, self.dim), ml_dtypes.bfloat16)
+        mask = np.zeros((len(prompts), self.max_length), bool)
+        text[:, : len(self._empty)], mask[:, : len(self._empty)] = self._empty, True
         return text, mask
 
 
