@@ -35,7 +35,7 @@ def test_one_rule_for_each_parameter(released):
 
 
 def test_matrices_are_spread_over_every_device(released):
-    """fsdp × tensor = 16 × 8: large matrices lie in 128 different parts, small things everywhere."""
+    """fsdp × tensor = 16 × 8: large matrices lie in 128 parts, small things everywhere."""
     pod = mesh(1, 16, 8, 1)
     largest = 0  # numbers on one device
     for name, shape in released.items():
