@@ -10,8 +10,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# What may change between two starts of one run, because it does not change the result.
-FREE_FIELDS = ("log.", "checkpoint.", "data.threads", "data.prefetch", "mesh.", "model.unroll")
+# What may change between two starts of one run, because it does not change the result. (Prepared
+# folders may be moved: the stream that a checkpoint belongs to knows them by content and weight.)
+FREE_FIELDS = (
+    *("log.", "checkpoint.", "mesh.", "model.unroll"),
+    *("data.threads", "data.prefetch", "data.folders", "data.encoder"),
+)
 
 
 class WorkdirError(ValueError):

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, and clear about what is wrong."""
 
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,9 @@ def test_an_unfinished_checkpoint_does_not_count(saved):
     unfinished = saved / "checkpoints" / "3.orbax-checkpoint-tmp"
     shutil.copytree(saved / "checkpoints" / "2", unfinished)
     assert restore(saved)[0] == 2
+    until = time.monotonic() + 30  # swept in the background
+    while unfinished.exists() and time.monotonic() < until:
+        time.sleep(0.05)
     assert not unfinished.exists()
 
 

@@ -52,7 +52,7 @@ def test_source_restores_either_weights(run):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), saved)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), average.params, raw.params)
     assert not all(jax.tree.leaves(same))
-    with pytest.raises(ValueError, match=r"no checkpoint 7 in .*; there are \[2\]"):
+    with pytest.raises(ValueError, match=r"no checkpoint of step 7 in .*; there are \[2\]"):
         load_source(workdir, step=7)
 
 

@@ -88,7 +88,7 @@ def test_ema_decay_warms_up():
     "changes, message",
     [
         ({"schedule": "step"}, "optim.schedule='step' must be one of .*late_cosine"),
-        ({"warmup_steps": 100}, r"optim.warmup_steps=100 must be in 0\.\.99 \(train.steps\)"),
+        ({"warmup_steps": 100}, r"optim.warmup_steps=100 must be in 0\.\.99, below train.steps"),
         ({"warmup_steps": -1}, "optim.warmup_steps=-1"),
         ({"learning_rate": -0.1}, "optim.learning_rate=-0.1 must be above 0"),
         ({"clip_norm": 0.0}, "optim.clip_norm=0.0 must be above 0"),

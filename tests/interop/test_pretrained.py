@@ -1,7 +1,9 @@
 """Released folders in and out: golden outputs, round trips, and every defect named."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
+from onediff_jax.flow.sampler import denoise
 from onediff_jax.interop import load_pretrained, save_pretrained
 from onediff_jax.interop.config import PretrainedError, read_config
 from onediff_jax.interop.model import PretrainedModel, param_shapes
@@ -256,9 +259,49 @@ def test_another_network_is_refused_by_field():
     ]
 
 
-def test_importing_the_package_is_cheap(tmp_path):
-    import subprocess
+SHARDED = """
+import sys
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from onediff_jax.interop import load_pretrained, save_pretrained
+from onediff_jax.interop.model import PretrainedModel, param_shapes
+from onediff_jax.interop.pretrained import load_params
+from onediff_jax.parallel.mesh import make_mesh
+from onediff_jax.parallel.sharding import state_shardings
 
+root, out = sys.argv[1:]
+whole = load_pretrained(root)
+mesh = make_mesh(ConfigDict({"replica": 1, "fsdp": 4, "tensor": 2, "sequence": 1}))
+shapes = param_shapes(whole.config)
+shardings = state_shardings(shapes, mesh)
+params = load_params(root, whole.config, shapes, shardings)
+kernel = params["layers"]["attention"]["wq"]["kernel"]
+assert [shard.data.shape for shard in kernel.addressable_shards] == [(3, 24, 48)] * 8
+jax.tree.map(np.testing.assert_array_equal, params, whole.params)
+save_pretrained(PretrainedModel(whole.config, params), out)
+jax.tree.map(np.testing.assert_array_equal, load_pretrained(out).params, whole.params)
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_read_and_write_their_shards(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", SHARDED, str(ROOT), str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | flags)
+
+
+def test_it_samples(model):
+    """The loaded model in a whole denoising loop of the released pipeline."""
+    case = load_case("sampler.npz", "d_t2i")
+    noise = case["init_latents"]
+    names = ("cond_embeds", "cond_mask", "uncond_embeds", "uncond_mask")
+    text = [case[name] for name in names]
+    found = denoise(model, noise, 0 * noise, [1], *text, num_steps=8, guidance=3.0)
+    np.testing.assert_allclose(found, case["final_latents"], atol=5e-4)
+
+
+def test_importing_the_package_is_cheap():
     code = (
         "import sys, onediff_jax.interop; sys.exit('jax' in sys.modules or 'torch' in sys.modules)"
     )

@@ -1,0 +1,79 @@
+"""What a run reports: lines that can be read back, means per task, where the time went."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from onediff_jax.data.rows import TASK_NAMES
+from onediff_jax.metrics import Clock, Reporter, add_sums, memory_peak_gib, task_means, time_left
+
+
+def test_lines_are_json_also_when_a_loss_is_not(tmp_path):
+    reporter = Reporter(tmp_path)
+    reporter.scalars(3, {"loss": 0.5, "grad_norm": float("nan"), "loss/depth2image": np.inf})
+    reporter.scalars(4, {"loss": np.float32(0.25)})
+    reporter.image(4, "samples", np.zeros((8, 8, 3), np.uint8))
+    reporter.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 3, "loss": 0.5, "grad_norm": "nan", "loss/depth2image": "inf"},
+        {"step": 4, "loss": 0.25},
+    ]
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_a_second_start_appends(tmp_path):
+    for step in (1, 2):
+        reporter = Reporter(tmp_path)
+        reporter.scalars(step, {"loss": 1.0})
+        reporter.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_other_processes_are_silent(tmp_path, capsys):
+    reporter = Reporter(tmp_path, is_writer=False)
+    reporter.scalars(1, {"loss": 1.0})
+    reporter.say("hello")
+    reporter.close()
+    assert not list(tmp_path.iterdir()) and not capsys.readouterr().out
+
+
+def test_means_per_task():
+    """Sums of two steps; tasks without tokens are left out."""
+    tokens = np.zeros(len(TASK_NAMES))
+    tokens[[0, 3]] = 4, 2
+    step = {"task_loss": tokens * 0.5, "task_tokens": tokens}
+    other = {"task_loss": tokens * 1.5, "task_tokens": tokens}
+    sums = add_sums(add_sums(None, step), other)
+    assert sums["task_tokens"].dtype == np.float64
+    assert task_means(sums) == {f"loss/{TASK_NAMES[0]}": 1.0, f"loss/{TASK_NAMES[3]}": 1.0}
+    assert list(task_means(sums, "held_out")) == [f"held_out/{TASK_NAMES[i]}" for i in (0, 3)]
+
+
+def test_clock(monkeypatch):
+    """10 s: 4 steps, 1 s waiting, 2 s on checkpoints."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    clock = Clock()
+    assert clock.report() == {}  # no step, no rate
+    for _ in range(4):
+        clock.tick()
+    clock.wait(1.0)
+    clock.pause(2.0)
+    now[0] = 110.0
+    found = clock.report()
+    assert found == pytest.approx({"steps_per_second": 0.5, "data_wait": 0.125, "goodput": 0.7})
+    clock.tick()
+    now[0] = 112.0
+    assert clock.report()["steps_per_second"] == pytest.approx(0.5)
+
+
+def test_time_left():
+    assert time_left(7200, 2.0) == "1:00:00"
+    assert time_left(59, 1.0) == "0:00:59"
+
+
+def test_memory_peak():
+    assert 0.01 < memory_peak_gib() < 1000
