@@ -89,7 +89,7 @@ def _tiny() -> ConfigDict:
         ("image_inpainting", 1.0),
         ("super_resolution", 1.0),
         ("canny2image", 1.0),
-        ("depth2image", 8.0),
+        ("depth2image", 4.0),
         ("hed2img", 1.0),
         ("pose2image", 1.0),
         ("semanticmap2image", 3.0),
@@ -107,7 +107,7 @@ def _tiny() -> ConfigDict:
     c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
 
     c.train = ConfigDict()
-    c.train.steps = 2000
+    c.train.steps = 1800
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
     c.train.caption_dropout = 0.1  # share of prompts

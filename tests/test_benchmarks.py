@@ -32,7 +32,8 @@ def test_smoke(load, capsys, name):
     printed = capsys.readouterr().out
     found = tables(printed)
     numbers = [cell for rows in found for row in rows[2:] for cell in row[1:]]
-    values = [float(c.replace(",", "").rstrip("%")) for c in numbers if re.match(r"-?\d", c)]
+    cells = [c for c in numbers if re.fullmatch(r"-?[\d.,]+%?", c)]
+    values = [float(c.replace(",", "").rstrip("%")) for c in cells]
     assert len(values) >= 2 and all(map(math.isfinite, values))
     for rows in found:
         assert len(rows) > 2 and {row.count("---") for row in rows[1:2]} == {len(rows[0])}

@@ -13,7 +13,7 @@ from onediff_jax.metrics import Clock, Reporter, add_sums, memory_peak_gib, task
 def test_lines_are_json_also_when_a_loss_is_not(tmp_path):
     reporter = Reporter(tmp_path)
     reporter.scalars(3, {"loss": 0.5, "grad_norm": float("nan"), "loss/depth2image": np.inf})
-    reporter.scalars(4, {"loss": np.float32(0.25)})
+    reporter.scalars(4, {"loss": 0.25})
     reporter.image(4, "samples", np.zeros((8, 8, 3), np.uint8))
     reporter.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
