@@ -1,11 +1,10 @@
 """What a checkpoint costs the loop: written in the background, and waited for.
 
-    python benchmarks/checkpoint.py [--preset=tiny] [--steps=20] [--rounds=5] [--dir=FOLDER]
+    python benchmarks/checkpoint.py [--preset=tiny] [--steps=5] [--rounds=8] [--dir=FOLDER]
 
-Three loops of the same steps in turn: without a save, with one begun before the first step and
-left to the background, and with one that is waited for. "Blocked" is how long the loop stood in the
-save; "whole" is what the save added to its loop, with the steps that the writing slows down. A loop
-is long enough when the background has nothing left to write at its end.
+In turn: steps, a save left to the background while the steps go on, and a save that is waited for.
+"Blocked" is how long the loop stands still; in the background it is for the copy that the steps may
+not change. CPU is the time that all of a save takes, wherever it runs.
 """
 
 import argparse

@@ -23,7 +23,7 @@ _SMALL = {
     "model.caption_channels": 16,
     "text.max_length": 16,
     "rows": (("i2i", 1, 2, 4),),
-    "data.scenes": 8,
+    "data.scenes": 16,
     "train.batch_rows": 1,
 }
 

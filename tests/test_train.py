@@ -15,7 +15,7 @@ import pytest
 from onediff_jax.checkpoint import CheckpointError, Checkpoints
 from onediff_jax.optim import make_optimizer
 from onediff_jax.state import new_state
-from onediff_jax.train import NotFiniteError, train
+from onediff_jax.train import NotFiniteError, _Run, train
 from onediff_jax.workdir import WorkdirError
 from tests.experiments import experiment, shrunken
 
@@ -171,16 +171,24 @@ def test_another_config_is_refused(straight, tmp_path):
     assert "q_norm/bias: saved (2, 48), this config (2, 96)" in str(error.value)
 
 
-def test_a_run_of_bad_steps_stops(tmp_path):
-    """A learning rate that destroys the weights: an error that names the checkpoints left."""
-    config = shrunken(
-        train__steps=30, train__max_skipped=3, optim__learning_rate=1e30, optim__warmup_steps=0
-    )
-    with pytest.raises(
-        NotFiniteError, match=r"3 steps in a row .* last checkpoints are \[3"
-    ) as error:
-        train(config, tmp_path / "run")
+def test_bad_steps_are_survived_and_a_run_of_them_stops(tmp_path, monkeypatch):
+    """Batches that are not finite: one at step 4, and all from step 8 on."""
+    good = _Run.to_devices
+
+    def to_devices(self, batch):
+        if self.batches.batches == 4 or self.batches.batches >= 8:
+            batch = {**batch, "tokens": batch["tokens"] * np.inf}
+        return good(self, batch)
+
+    monkeypatch.setattr(_Run, "to_devices", to_devices)
+    message = r"3 steps in a row .* up to step \d+; the last checkpoints are \[5"
+    with pytest.raises(NotFiniteError, match=message) as error:
+        train(shrunken(**CONFIG, train__max_skipped=3), tmp_path)
     assert "Lower optim.learning_rate" in str(error.value)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    skipped = {line["step"]: line["skipped"] for line in lines}
+    assert skipped[min(s for s in skipped if s >= 4)] == 1
+    assert skipped[max(skipped)] >= 4
 
 
 @pytest.mark.parametrize(
