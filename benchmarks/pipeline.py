@@ -64,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parses flags, measures, prints a table and a conclusion."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=preset.PRESETS, default="tiny")
-    parser.add_argument("--batches", type=int, default=20, help="per run; later epochs, which are fast, ten times that")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=20,
+        help="per run; later epochs, which are fast, ten times that",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="only shows that it runs")
     args = parser.parse_args(argv)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from onediff_jax.evaluation import Evaluation, Settings, evaluate, world_of
-from onediff_jax.scores.required import Check, HeldOutLoss, checks, held_out_loss
-from onediff_jax.scores.table import check_lines, markdown_table, report
-from onediff_jax.source import Source, load_source
+from onediff_jax.evaluation.scores.required import Check, HeldOutLoss, checks, held_out_loss
+from onediff_jax.evaluation.scores.table import check_lines, markdown_table, report
+from onediff_jax.evaluation.scoring import Evaluation, Settings, evaluate, world_of
+from onediff_jax.sampling.source import Source, load_source
 from onediff_jax.tasks.definitions import find_direction
 
 _FILES = ("report.md", "samples.png", "metrics.json")

@@ -27,8 +27,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from onediff_jax.data.buckets import bucket_size
+from onediff_jax.evaluation.held_out import examples
 from onediff_jax.experiment import Experiment, param_count
-from onediff_jax.held_out import examples
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.lora import write_adapter
 from onediff_jax.interop.pretrained import RUN_FILE, write_transformer
@@ -36,7 +36,7 @@ from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
 from onediff_jax.models.codec import LightCodec
-from onediff_jax.saved_run import SavedRun
+from onediff_jax.sampling.saved_run import SavedRun
 from onediff_jax.tasks.definitions import get_task
 from onediff_jax.workdir import versions, write_json
 

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
         if _CHECK.value:
             _check(Path(_CHECK.value))
         elif _SHOW.value:
-            from onediff_jax.prepared_sheet import draw_folder
+            from onediff_jax.evaluation.prepared_sheet import draw_folder
 
             codec = None
             if _ENCODER.value != "light":

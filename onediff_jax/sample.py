@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from onediff_jax.data.sources.base import REASONS, BadData
 from onediff_jax.data.sources.images import ImageReader
-from onediff_jax.generation import (
+from onediff_jax.sampling.generation import (
     FOCAL,
     Generated,
     SampleRequest,
@@ -108,7 +108,7 @@ def run() -> None:
         make_plan(request)
     from tqdm import tqdm
 
-    from onediff_jax.source import load_source
+    from onediff_jax.sampling.source import load_source
 
     source = load_source(FLAGS.source, ema=FLAGS.ema, step=FLAGS.checkpoint_step)
     if FLAGS.scene is not None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from onediff_jax.checkpoint import CheckpointError, Checkpoints
 from onediff_jax.data.pipeline import stream_hash
+from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.metrics import (
@@ -29,7 +30,6 @@ from onediff_jax.optim import make_optimizer
 from onediff_jax.parallel.memory import check_memory
 from onediff_jax.parallel.mesh import batch_devices, batch_sharding, make_mesh
 from onediff_jax.parallel.sharding import state_shardings
-from onediff_jax.preview import Preview
 from onediff_jax.state import TrainState, new_state
 from onediff_jax.train_step import make_eval_step, make_train_step
 from onediff_jax.workdir import Workdir, differences

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from onediff_jax import evaluate as command
-from onediff_jax.evaluation import Settings, evaluate, world_of
-from onediff_jax.source import load_source
+from onediff_jax.evaluation.scoring import Settings, evaluate, world_of
+from onediff_jax.sampling.source import load_source
 from onediff_jax.tasks.definitions import all_directions
 from onediff_jax.train import train
 

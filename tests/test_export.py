@@ -17,7 +17,7 @@ from onediff_jax.export import ExportError, Options, export
 from onediff_jax.interop import load_pretrained
 from onediff_jax.interop.names import to_place
 from onediff_jax.interop.pretrained import PretrainedError, load_export
-from onediff_jax.source import load_source
+from onediff_jax.sampling.source import load_source
 from tests.experiments import shrunken
 from tests.runs import lora_config, noisy, save_run
 
@@ -115,7 +115,7 @@ def test_step_raw_weights_shards_and_dtype(workdir, saved, tmp_path):
 
 
 def test_arrays_are_read_in_small_groups(workdir, saved, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr("onediff_jax.saved_run._GROUP_BYTES", 60_000)
+    monkeypatch.setattr("onediff_jax.sampling.saved_run._GROUP_BYTES", 60_000)
     run(workdir, tmp_path / "x")
     assert (tmp_path / "x" / WEIGHTS).read_bytes() == (exported / WEIGHTS).read_bytes()
 

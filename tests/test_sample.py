@@ -12,9 +12,9 @@ from PIL import Image
 from configs.t2i_multitask import get_config
 from onediff_jax.checkpoint import Checkpoints
 from onediff_jax.experiment import make_experiment
-from onediff_jax.generation import SampleRequest
 from onediff_jax.optim import make_optimizer
 from onediff_jax.sample import DERIVED, derived, orbit_of, read_picture
+from onediff_jax.sampling.generation import SampleRequest
 from onediff_jax.state import new_state
 from onediff_jax.tasks.cameras import orbit_cameras
 from onediff_jax.tasks.colors import COLORS, hex_code

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from onediff_jax.scores.case import Row
-from onediff_jax.scores.required import checks, held_out_loss
+from onediff_jax.evaluation.scores.case import Row
+from onediff_jax.evaluation.scores.required import checks, held_out_loss
 
 
 def write(file, *lines):

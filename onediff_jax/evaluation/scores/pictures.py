@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onediff_jax.scores import measures
-from onediff_jax.scores.case import Case, Row, mean_of, mean_over, partner_cases, row
-from onediff_jax.scores.shown_colors import ColorDetector, named
-from onediff_jax.scores.typical import Typical
+from onediff_jax.evaluation.scores import measures
+from onediff_jax.evaluation.scores.case import Case, Row, mean_of, mean_over, partner_cases, row
+from onediff_jax.evaluation.scores.shown_colors import ColorDetector, named
+from onediff_jax.evaluation.scores.typical import Typical
 
 PSNR = "PSNR, dB"
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onediff_jax.scores import measures
-from onediff_jax.scores.case import Case, Row, mean_of, partner_cases, row
-from onediff_jax.scores.pictures import PSNR, colours
-from onediff_jax.scores.shown_colors import ColorDetector
-from onediff_jax.scores.typical import Typical
+from onediff_jax.evaluation.scores import measures
+from onediff_jax.evaluation.scores.case import Case, Row, mean_of, partner_cases, row
+from onediff_jax.evaluation.scores.pictures import PSNR, colours
+from onediff_jax.evaluation.scores.shown_colors import ColorDetector
+from onediff_jax.evaluation.scores.typical import Typical
 from onediff_jax.tasks.cameras import Cameras, cameras_from_rays, pose_errors, rays_from_frames
 
 

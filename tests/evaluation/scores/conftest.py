@@ -3,7 +3,7 @@
 import pytest
 
 from onediff_jax.data.world import World
-from onediff_jax.scores.shown_colors import ColorDetector
+from onediff_jax.evaluation.scores.shown_colors import ColorDetector
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from onediff_jax.scores import maps, pictures, views
-from onediff_jax.scores.case import Case, Row
-from onediff_jax.scores.shown_colors import ColorDetector
-from onediff_jax.scores.typical import Typical
+from onediff_jax.evaluation.scores import maps, pictures, views
+from onediff_jax.evaluation.scores.case import Case, Row
+from onediff_jax.evaluation.scores.shown_colors import ColorDetector
+from onediff_jax.evaluation.scores.typical import Typical
 
 
 def score(

@@ -11,7 +11,7 @@ from configs.t2i_multitask import get_config
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.experiment import make_experiment
 from onediff_jax.flow import denoise
-from onediff_jax.generation import (
+from onediff_jax.sampling.generation import (
     SampleRequest,
     fit,
     generate,
@@ -19,8 +19,8 @@ from onediff_jax.generation import (
     request_of_scene,
     trained_size,
 )
-from onediff_jax.row_sampler import Request, RowSampler
-from onediff_jax.source import Source
+from onediff_jax.sampling.row_sampler import Request, RowSampler
+from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.cameras import orbit_cameras, pose_errors, ray_frames, rays_from_cameras
 from onediff_jax.tasks.conditions import depth_image
 from onediff_jax.tasks.definitions import all_directions, get_task

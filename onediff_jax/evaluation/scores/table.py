@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from onediff_jax.scores.case import Row
-from onediff_jax.scores.required import Check, HeldOutLoss
+from onediff_jax.evaluation.scores.case import Row
+from onediff_jax.evaluation.scores.required import Check, HeldOutLoss
 
 _HEAD = ("task", "metric", "model", "beats all", "controls", "upper bound")
 _READING = """\

@@ -21,7 +21,7 @@ from onediff_jax.tasks.definitions import Task, find_direction, mask_generating
 
 if TYPE_CHECKING:
     from onediff_jax.experiment import Experiment
-    from onediff_jax.source import Source
+    from onediff_jax.sampling.source import Source
 
 UNIT = 16  # pixels per token side: 8 per latent, 2 latents per token
 FOCAL = 1.3887  # of cameras whose focal length is not told, in units of the smaller image side
@@ -226,7 +226,7 @@ class Generated:
 
     def picture(self, image: int, frame: int) -> np.ndarray:
         """uint8 (H, W, 3) of one frame; rays as the colours of their directions."""
-        from onediff_jax.sheet import picture
+        from onediff_jax.evaluation.sheet import picture
 
         return picture(self.latents[image, frame], self.codec, self.plan.roles[frame])
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from onediff_jax.scores.case import Row
+from onediff_jax.evaluation.scores.case import Row
 
 DEPTH_SHARE = 0.45  # of the best constant's AbsRel
 SEGMENTATION_GAIN = 0.04  # accuracy over painting nothing

@@ -1,8 +1,8 @@
 """The table and the report."""
 
-from onediff_jax.scores.case import Row
-from onediff_jax.scores.required import Check, HeldOutLoss
-from onediff_jax.scores.table import markdown_table, report
+from onediff_jax.evaluation.scores.case import Row
+from onediff_jax.evaluation.scores.required import Check, HeldOutLoss
+from onediff_jax.evaluation.scores.table import markdown_table, report
 
 ROWS = [
     Row(

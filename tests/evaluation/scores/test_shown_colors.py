@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.world import World
+from onediff_jax.evaluation.scores.measures import jaccard
+from onediff_jax.evaluation.scores.shown_colors import named
 from onediff_jax.models.codec import LightCodec, to_uint8
-from onediff_jax.scores.measures import jaccard
-from onediff_jax.scores.shown_colors import named
 
 
 def test_named_colours_of_a_prompt():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onediff_jax.scores import measures
+from onediff_jax.evaluation.scores import measures
 
 
 def noise(seed=0, shape=(16, 16, 3)):

@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from onediff_jax.experiment import Experiment, make_experiment
 from onediff_jax.interop.pretrained import load_export
-from onediff_jax.saved_run import SavedRun
+from onediff_jax.sampling.saved_run import SavedRun
 
 
 @dataclasses.dataclass(frozen=True)

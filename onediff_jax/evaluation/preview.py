@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from onediff_jax.evaluation.held_out import examples
+from onediff_jax.evaluation.sheet import draw_sheet, example_row
 from onediff_jax.experiment import Experiment
-from onediff_jax.held_out import examples
-from onediff_jax.row_sampler import RowSampler
-from onediff_jax.sheet import draw_sheet, example_row
+from onediff_jax.sampling.row_sampler import RowSampler
 from onediff_jax.tasks.definitions import get_task
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
 from onediff_jax.experiment import Experiment
-from onediff_jax.row_sampler import Request
+from onediff_jax.sampling.row_sampler import Request
 from onediff_jax.tasks.definitions import TASKS, all_directions
 
 

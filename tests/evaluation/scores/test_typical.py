@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.scores.typical import Typical
+from onediff_jax.evaluation.scores.typical import Typical
 
 
 class View:

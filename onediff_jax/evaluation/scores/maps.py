@@ -6,9 +6,9 @@ import numpy as np
 
 from onediff_jax.data.world import CLASSES
 from onediff_jax.data.world_bundles import DEPTH_RANGE
-from onediff_jax.scores import measures
-from onediff_jax.scores.case import Case, Row, mean_of, mean_over, partner_cases, row
-from onediff_jax.scores.typical import Typical
+from onediff_jax.evaluation.scores import measures
+from onediff_jax.evaluation.scores.case import Case, Row, mean_of, mean_over, partner_cases, row
+from onediff_jax.evaluation.scores.typical import Typical
 from onediff_jax.tasks.colors import classify
 from onediff_jax.tasks.conditions import depth_from_image
 

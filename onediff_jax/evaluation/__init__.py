@@ -1,0 +1,1 @@
+"""Held-out examples, scores beside their controls, contact sheets."""

@@ -1,0 +1,1 @@
+"""Sampling from a run or an exported folder: requests, packed rows, pictures."""
