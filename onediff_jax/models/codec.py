@@ -30,6 +30,7 @@ _MEAN = np.array([-2.8] + [0.0] * 9 + [0.6] + [0.0] * 5)
 _STD = np.array(
     [6.6, 1.05, 1.15, 0.65, 0.5, 0.65, 0.47, 0.36, 0.34, 0.48, 2.0, 0.46, 0.46, 1.0, 0.34, 0.31]
 )
+_RMS = 0.6  # of latents
 
 
 def _basis() -> np.ndarray:
@@ -45,8 +46,10 @@ class LightCodec:
 
     A block is flattened (row, column, rgb). latent = (basis·block − mean)/scale and
     block = basisᵀ·(latent·scale + mean). `scale` is proportional to the square root of each
-    coefficient's deviation: latents have unit mean square, and low frequencies, which matter more
-    to the eye, keep more of the variance than whitening would leave them.
+    coefficient's deviation: low frequencies, which matter more to the eye, keep more of the
+    variance than whitening would leave them. The latents' root mean square is 0.6: of 0.35, 0.6, 1
+    and 2, a small model learned depth fastest with it (error 0.107, 0.088, 0.101, 0.138 after 600
+    steps).
     """
 
     channels = CHANNELS
@@ -55,7 +58,7 @@ class LightCodec:
     def __init__(self):
         self.basis = _basis().astype(np.float32)
         self.mean = _MEAN.astype(np.float32)
-        self.scale = (np.sqrt(_STD) * np.sqrt(_STD.mean())).astype(np.float32)
+        self.scale = (np.sqrt(_STD) * np.sqrt(_STD.mean()) / _RMS).astype(np.float32)
         self._encode = (self.basis / self.scale[:, None]).T.copy()  # (192, 16)
         self._offset = self.mean / self.scale
         self._decode = self.basis * self.scale[:, None]  # (16, 192)

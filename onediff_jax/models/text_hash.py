@@ -13,6 +13,9 @@ import numpy as np
 # A task token such as [[depth2image]] is one word; so is a hex colour; punctuation stands alone.
 _WORD = re.compile(r"\[\[\w+\]\]|#[0-9a-f]{6}|\w+|[^\w\s]")
 _NEIGHBOUR = 0.5  # weight of the words before and after: binds "red" to "cube" in "a red cube"
+# Length of a task token's vector beside a word's 1: else the mean over a prompt, which tells every
+# layer what is asked, would hardly show the task.
+_TASK = 4.0
 
 
 def split_words(prompt: str) -> list[str]:
@@ -34,8 +37,8 @@ def word_vector(word: str, dim: int) -> np.ndarray:
 class HashedTextEncoder:
     """Prompts to embeddings: word vector + ½ · (rotated vectors of both neighbours), unit variance.
 
-    The neighbours' vectors are rotated by one place in opposite directions, so that order shows.
-    Longer prompts are cut at `max_length` words, as a tokenizer would.
+    The neighbours' vectors are rotated by one place in opposite directions, so that order shows. A
+    leading task token, such as [[depth2image]], counts fourfold. Longer prompts are cut at `max_length` words, as a tokenizer would.
 
     Args:
       dim: width of an embedding (the transformer's caption channels).
@@ -57,7 +60,10 @@ class HashedTextEncoder:
         mixed = vectors.copy()
         mixed[1:] += _NEIGHBOUR * np.roll(vectors[:-1], 1, axis=1)
         mixed[:-1] += _NEIGHBOUR * np.roll(vectors[1:], -1, axis=1)
-        return mixed / np.float32(np.sqrt(1 + 2 * _NEIGHBOUR**2))
+        mixed /= np.float32(np.sqrt(1 + 2 * _NEIGHBOUR**2))
+        if words[0].startswith("[["):
+            mixed[0] *= _TASK
+        return mixed
 
     def __call__(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (b, max_length, dim) float32 and mask (b, max_length) bool, True = a word.

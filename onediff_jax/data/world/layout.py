@@ -165,13 +165,20 @@ def random_figure(
     return replace(trial, position=(*spot, round(-0.5 * size * trial.top, 4)), size=size)
 
 
-def random_scene(rng: np.random.Generator, level: Level, figure: bool | None) -> Scene:
-    """A whole scene; figure None puts one in a quarter of the scenes."""
+def random_scene(
+    rng: np.random.Generator, level: Level, figure: bool | None, at_least: int = 0
+) -> Scene:
+    """A whole scene of `at_least` so many things and figures; figure None puts one in a quarter of
+    the scenes.
+    """
     camera = random_camera(rng, level)
     with_figure = bool(rng.random() < 0.25) if figure is None else figure
     person = random_figure(rng, level, camera, 0.88) if with_figure else None
     count = int(rng.random() * 3) if with_figure else pick(rng, level.counts)
-    return compose(rng, level, camera, person, count)
+    scene = compose(rng, level, camera, person, max(count, at_least - with_figure))
+    while len(scene.objects) < at_least:  # no free spot was found for one
+        scene = compose(rng, level, camera, person, max(count, at_least - with_figure))
+    return scene
 
 
 def compose(rng, level: Level, camera: OrbitCamera, person, count: int, subject=None) -> Scene:

@@ -128,11 +128,11 @@ class World:
         ]
 
     def orbit_views(self, index: int, count: int) -> tuple[Scene, list[OrbitCamera]]:
-        """A scene and `count` cameras on one orbit about it, the scene's own first, spread 20 to
-        360 degrees.
+        """A scene of two things or more and `count` cameras on one orbit about it, the scene's own
+        first, spread 20 to 360 degrees. A single thing would look the same from everywhere.
         """
         rng = self._rng(_ORBIT, index)
-        scene = random_scene(rng, self._level, None)
+        scene = random_scene(rng, self._level, None, at_least=2)
         own = scene.camera
         span = pick(rng, (60.0, 120.0, 180.0, 360.0))
         steps = np.arange(count) * span / max(count, 1) * (1 if rng.random() < 0.5 else -1)
