@@ -1,54 +1,67 @@
 """Rows per second from prepared shards, against torch's DataLoader over WebDataset.
 
-    python benchmarks/data.py --out=DIR [--pictures=2000] [--records=100000] [--rows=10000]
+    python benchmarks/data.py [--out=DIR] [--pictures=1000] [--records=100000] [--rows=10000]
 
-Both sides hold the same pictures of 256 × 256, one to a row, read by two workers each (processes of
-torch, threads here), in turn, in one run:
+Both hold the same pictures, one to a row, and give the same rows (latents as tokens, positions,
+masks, text embeddings), read by two workers each (processes of torch, threads here):
 
-    webdataset bare     tars of JPEG files and captions → uint8 pictures and captions, no rows yet
-    webdataset rows     the same → rows: latents as tokens, positions, masks, text embeddings
-    prepared pixels     shards of pixels → the same rows
-    prepared latents    shards of posteriors → the same rows, the posterior sampled
+    webdataset, JPEG       tars of JPEG files and captions
+    webdataset, latents    tars of posteriors (.npy) and captions
+    prepared, pixels       shards of pixels and captions
+    prepared, latents      shards of posteriors and captions
+    prepared, 512 × 512    shards of posteriors at 512 × 512 and 80 tokens of a T5-XL: what the
+                           paper's stages read; the others are of 256 × 256
 
-CPU is the time that all processes and threads of a side use per row: what a host with other numbers
-of cores needs, and what a busy machine disturbs least. Ratios are medians over the rounds, in which
-the sides take turns. Then, from prepared latents alone: the time to the first row of 100,000
-records (of 64 × 64, to fit on a disk), and the memory over 10,000 rows. Needs torch and webdataset.
+The sides take turns, in one run. CPU is the time that all processes and threads of a side use per
+row: what hosts with other numbers of cores need, and what a busy machine disturbs least. Then, from
+shards of small pictures: the time to the first rows of many records, and the memory over many rows.
+Needs torch and webdataset.
 """
 
 import argparse
 import dataclasses
 import functools
 import io
-import json
 import os
 import resource
 import shutil
+import statistics
 import tarfile
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker is a thread: BLAS must not add its own
 
+import ml_dtypes
 import numpy as np
 from PIL import Image
+from timing import progress, table
 
-from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.pipeline import Draws, mix_groups, row_batches
 from onediff_jax.data.prepared import local, manifest
-from onediff_jax.data.prepared.dataset import PreparedData, open_folders
+from onediff_jax.data.prepared.dataset import CachedText, PreparedData, open_folders
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.prepared.plan import Encoders, Plan
+from onediff_jax.data.prepared.reader import Decoding, Stored
+from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.rows import Placed, RowPacker
 from onediff_jax.data.sources.base import RawExample, rng_for
 from onediff_jax.models.codec import LightCodec
 from onediff_jax.models.layout import RowLayout, Slot
 from onediff_jax.models.text_hash import HashedTextEncoder
 
-SIDE, PER_SHARD, BATCH, WORKERS = 256, 500, 16, 2
-LAYOUT = RowLayout((Slot("t2i", 1, (SIDE // 16) ** 2),))
-PACKER = RowPacker(LAYOUT, HashedTextEncoder(512, 128))
+PER_SHARD, BATCH, WORKERS = 500, 16, 2
+NEEDED = 40  # pictures of 512 × 512 per second: 4 chips of v5e at 10 each
+CAPTION, TEXT_TOKENS, TEXT_WIDTH, TEXT_ROOM = "a box of one colour before a wall", 80, 2048, 300
+
+
+def packer(side: int, cached: bool) -> RowPacker:
+    """Rows of one picture of side × side pixels."""
+    empty = np.zeros((1, TEXT_WIDTH))
+    text = CachedText(empty, TEXT_ROOM) if cached else HashedTextEncoder(512, 128)
+    return RowPacker(RowLayout((Slot("t2i", 1, (side // 16) ** 2),)), text)
 
 
 @functools.cache
@@ -56,17 +69,11 @@ def picture(number: int, side: int) -> np.ndarray:
     """A picture with smooth regions, edges and grain, about as many JPEG bytes as a photograph."""
     rng = rng_for("picture", number)
     small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
-    image = np.asarray(small.resize((side, side), Image.Resampling.BICUBIC), np.int16)
+    image = np.array(small.resize((side, side), Image.Resampling.BICUBIC), np.int16)
     grain = rng.integers(-20, 21, (side // 2, side // 2, 1)).repeat(2, 0).repeat(2, 1)
     top, left = rng.integers(0, side // 2, 2)
     image[top : top + side // 3, left : left + side // 4] = rng.integers(0, 256, 3)
     return np.clip(image + grain, 0, 255).astype(np.uint8)
-
-
-def caption(number: int) -> str:
-    return (
-        f"a picture, number {number}, with a box of one colour in front of a wall of many colours"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Pictures:
 
     count: int
     distinct: int
-    side: int = SIDE
+    side: int
 
     def shards(self) -> list[str]:
         return [str(start) for start in range(0, self.count, PER_SHARD)]
@@ -86,9 +93,7 @@ class Pictures:
     def read(self, shard: str) -> Iterator[RawExample]:
         for number in range(int(shard), min(int(shard) + PER_SHARD, self.count)):
             image = picture(number % self.distinct, self.side)
-            yield RawExample(
-                f"{number:07d}", "text2image", (image,), ((caption(number % self.distinct),),)
-            )
+            yield RawExample(f"{number:07d}", "text2image", (image,), ((CAPTION,),))
 
 
 class Moments:
@@ -104,10 +109,22 @@ class Moments:
         return np.concatenate([mean, np.full_like(mean, -6.0)], -1)
 
 
-def prepare(folder: Path, count: int, distinct: int, encoders: Encoders, side: int = SIDE) -> None:
+class Embeddings:
+    """As many bytes as a T5-XL gives for a long caption."""
+
+    def identity(self) -> dict:
+        width = {"width": TEXT_WIDTH, "max_length": TEXT_ROOM}
+        return {"kind": "t5", "sha256": "benchmark", "tokenizer": "benchmark", **width}
+
+    def __call__(self, prompts: list[str]) -> list[np.ndarray]:
+        return [np.ones((TEXT_TOKENS, TEXT_WIDTH), ml_dtypes.bfloat16) for _ in prompts]
+
+
+def prepare(folder: Path, pictures: Pictures, encoders: Encoders = Encoders()) -> None:  # noqa: B008
     """What the prepare command does."""
-    fitting = Fitting((), ("1:1",), (side // 16) ** 2)
-    plan = Plan(Pictures(count, distinct, side), fitting, 0.0, 0.0)
+    progress(f"preparing {pictures.count:,} pictures of {pictures.side} in {folder.name}")
+    fitting = Fitting((), ("1:1",), (pictures.side // 16) ** 2)
+    plan = Plan(pictures, fitting, 0.0, 0.0)
     with local.claim(folder):
         fields = plan.fields(encoders)
         manifest.begin(folder, fields)
@@ -117,12 +134,14 @@ def prepare(folder: Path, count: int, distinct: int, encoders: Encoders, side: i
 
 def write_tars(folder: Path, count: int, entry: Callable[[int], tuple[str, bytes]]) -> None:
     """WebDataset shards of one file per picture beside its caption."""
+    progress(f"writing tars in {folder.name}")
     folder.mkdir(parents=True)
-    for start in range(0, count, PER_SHARD):
+    size = min(PER_SHARD, count // WORKERS)  # a worker without a tar would be an error
+    for start in range(0, count, size):
         with tarfile.open(folder / f"{start:07d}.tar", "w") as tar:
-            for number in range(start, min(start + PER_SHARD, count)):
+            for number in range(start, min(start + size, count)):
                 suffix, data = entry(number)
-                for name, content in ((suffix, data), ("txt", caption(number).encode())):
+                for name, content in ((suffix, data), ("txt", CAPTION.encode())):
                     member = tarfile.TarInfo(f"{number:07d}.{name}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
@@ -130,48 +149,60 @@ def write_tars(folder: Path, count: int, entry: Callable[[int], tuple[str, bytes
 
 def jpeg(number: int) -> tuple[str, bytes]:
     data = io.BytesIO()
-    Image.fromarray(picture(number, SIDE)).save(data, "JPEG", quality=90)
+    Image.fromarray(picture(number, 256)).save(data, "JPEG", quality=90)
     return "jpg", data.getvalue()
 
 
-def web_rows(folder: Path, packed: bool) -> Iterator[int]:
-    """Pictures per batch, from torch's DataLoader over WebDataset, without end."""
+def posterior(number: int) -> tuple[str, bytes]:
+    data = io.BytesIO()
+    np.save(data, Moments()(picture(number, 256)))
+    return "npy", data.getvalue()
+
+
+def web_rows(folder: Path) -> Iterator[int]:
+    """Rows per batch from torch's DataLoader over WebDataset, without end."""
     import torch
     import webdataset
 
-    codec = LightCodec()
-
-    def bare(sample):
-        image = np.asarray(Image.open(io.BytesIO(sample["jpg"])).convert("RGB"))
-        return torch.from_numpy(image.copy()), sample["txt"].decode()
+    decoding, pack, rng = (
+        Decoding(LightCodec(), 1.0, 1),
+        packer(256, False),
+        np.random.default_rng(),
+    )
 
     def row(sample):
-        image = np.asarray(Image.open(io.BytesIO(sample["jpg"])).convert("RGB"))
-        prompt = f"[[text2image]] {sample['txt'].decode()}"
-        example = Encoded("text2image", prompt, (codec.encode(image),))
-        arrays = PACKER([Placed(example, (True,), True, prompt)])
+        if "jpg" in sample:
+            frame = np.asarray(Image.open(io.BytesIO(sample["jpg"])).convert("RGB"))
+        else:
+            frame = np.load(io.BytesIO(sample["npy"]))
+        captions = ((sample["txt"].decode(),),)
+        example = Stored(Record(sample["__key__"], "text2image", captions, (frame,)), decoding)
+        drawn = example.draw(rng)
+        arrays = pack([Placed(drawn, (True,), True, drawn.prompt)])
         return [torch.from_numpy(arrays[name]) for name in sorted(arrays)]
 
     urls = sorted(str(path) for path in folder.glob("*.tar"))
     dataset = webdataset.WebDataset(urls, shardshuffle=len(urls)).shuffle(1000)
     loader = torch.utils.data.DataLoader(
-        dataset.map(row if packed else bare).repeat(),
-        batch_size=BATCH,
-        num_workers=WORKERS,
-        prefetch_factor=4,
+        dataset.map(row).repeat(), batch_size=BATCH, num_workers=WORKERS, prefetch_factor=4
     )
     for batch in loader:
         yield len(batch[0])
 
 
-def prepared_rows(folder: Path) -> Iterator[int]:
+def prepared_rows(folder: Path, side: int, cached: bool = False) -> Iterator[int]:
     """Rows per batch, as training reads them."""
-    data = PreparedData(open_folders((str(folder),)), LAYOUT, "train", LightCodec(), False)
-    groups = mix_groups(
-        {"text2image": data.examples("text2image", held_out=False)}, {"text2image": 1.0}, 0
-    )
+    pack = packer(side, cached)
+    data = PreparedData(open_folders((str(folder),)), pack.layout, "train", LightCodec(), cached)
+    sources = {"text2image": data.examples("text2image", held_out=False)}
     batches = row_batches(
-        groups, PACKER, Draws(0.5, 0.1), seed=0, batch_size=BATCH, threads=WORKERS, prefetch=8
+        mix_groups(sources, {"text2image": 1.0}, 0),
+        pack,
+        Draws(0.5, 0.1),
+        seed=0,
+        batch_size=BATCH,
+        threads=WORKERS,
+        prefetch=8,
     )
     try:
         for batch in batches:
@@ -180,19 +211,17 @@ def prepared_rows(folder: Path) -> Iterator[int]:
         batches.close()
 
 
-def measure(rows: Iterator[int], seconds: float) -> tuple[float, float]:
+def measure(rows: Iterator[int], seconds: float, warm: int) -> tuple[float, float]:
     """Rows per second, and CPU milliseconds per row of this process and its children."""
-    begin = cpu_seconds()
-    warm, total = 0, 0
-    while warm < 1000:  # workers started, buffers filled
-        warm += next(rows)
+    began, before = cpu_seconds(), 0
+    while before < warm:  # workers started, buffers filled
+        before += next(rows)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         count += next(rows)
     elapsed = time.perf_counter() - start
     rows.close()  # ends the children, whose time counts from then on
-    total = warm + count
-    return count / elapsed, 1000 * (cpu_seconds() - begin) / total
+    return count / elapsed, 1000 * (cpu_seconds() - began) / (before + count)
 
 
 def cpu_seconds() -> float:
@@ -207,71 +236,100 @@ def resident_mib() -> float:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for 1 GB of files")
-    parser.add_argument("--skip_rates", action="store_true", help="large folder only")
-    parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--records", type=int, default=100_000)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-    shutil.rmtree(args.out, ignore_errors=True)
-    result = {} if args.skip_rates else compare(args)
-    if args.records:
-        result |= measure_large(args.out / "large", args.records, args.rows)
-    print(json.dumps(result, indent=1))
-
-
-def compare(args: argparse.Namespace) -> dict:
-    """Rates and CPU per row of every side."""
-    prepare(args.out / "pixels", args.pictures, args.pictures, Encoders())
-    prepare(args.out / "latents", args.pictures, args.pictures, Encoders(Moments()))
-    write_tars(args.out / "jpg", args.pictures, jpeg)
+def compare(out: Path, args: argparse.Namespace) -> tuple[str, float]:
+    """Prints rates and CPU per row; returns a conclusion, and the milliseconds of 512 × 512."""
+    many = Pictures(args.pictures, args.pictures, 256)
+    write_tars(out / "jpeg", args.pictures, jpeg)
+    write_tars(out / "npy", args.pictures, posterior)
+    prepare(out / "pixels", many)
+    prepare(out / "latents", many, Encoders(Moments()))
+    large = Pictures(args.pictures // 2, 50, 512)
+    prepare(out / "stage", large, Encoders(Moments(), Embeddings()))
     sides = {
-        "webdataset bare": lambda: web_rows(args.out / "jpg", packed=False),
-        "webdataset rows": lambda: web_rows(args.out / "jpg", packed=True),
-        "prepared pixels": lambda: prepared_rows(args.out / "pixels"),
-        "prepared latents": lambda: prepared_rows(args.out / "latents"),
+        "webdataset, JPEG": lambda: web_rows(out / "jpeg"),
+        "webdataset, latents": lambda: web_rows(out / "npy"),
+        "prepared, pixels": lambda: prepared_rows(out / "pixels", 256),
+        "prepared, latents": lambda: prepared_rows(out / "latents", 256),
+        "prepared, 512 × 512": lambda: prepared_rows(out / "stage", 512, cached=True),
     }
     found: dict[str, list] = {name: [] for name in sides}
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
         for name, rows in sides.items():
-            found[name].append(measure(rows(), args.seconds))
-    rates = {name: float(np.median([rate for rate, _ in found[name]])) for name in sides}
-    cpu = {name: float(np.median([cost for _, cost in found[name]])) for name in sides}
-    for name in sides:
-        each = [round(rate) for rate, _ in found[name]]
-        print(f"{name:18} {rates[name]:7,.0f} rows/s  {cpu[name]:6.2f} ms CPU per row   {each}")
-    result = {"rows_per_second": rates, "cpu_ms_per_row": cpu}
-    for name in ("pixels", "latents"):
-        pairs = zip(found[f"prepared {name}"], found["webdataset rows"], strict=True)
-        ratios = [ours / theirs for (ours, _), (theirs, _) in pairs]
-        result[f"{name}_over_webdataset_rows"] = float(np.median(ratios))
-    return result
+            progress(f"round {number + 1}/{args.rounds}: {name}")
+            found[name].append(measure(rows(), args.seconds, args.warm))
+
+    def middle(name, of, over=None):
+        """Median over the rounds of the rate (0) or the CPU time (1), or of their ratios."""
+        values = [each[of] for each in found[name]]
+        if over is not None:
+            values = [v / each[of] for v, each in zip(values, found[over], strict=True)]
+        return statistics.median(values)
+
+    web = list(sides)[:2]
+    header = ("side", "rows per s", "CPU ms per row", *(f"rows per s ÷ {name}" for name in web))
+    cells = (
+        (name, middle(name, 0), middle(name, 1), *(middle(name, 0, over) for over in web))
+        for name in sides
+    )
+    table(header, cells)
+    ours = list(sides)[2:4]
+    said = (
+        f"Prepared shards give {middle(ours[0], 0, web[0]):.1f}× (pixels) and "
+        f"{middle(ours[1], 0, web[0]):.1f}× (latents) the rows of WebDataset with JPEG files, and "
+        f"{middle(ours[1], 0, web[1]):.1f}× those of WebDataset with the same latents."
+    )
+    return said, middle("prepared, 512 × 512", 1)
 
 
-def measure_large(folder: Path, records: int, rows: int) -> dict:
-    """The first row of many records, and the memory while many rows are read."""
-    prepare(folder, records, 50, Encoders(Moments()), side=64)
-    begin, began = time.perf_counter(), cpu_seconds()
-    stream = prepared_rows(folder)
+def measure_large(folder: Path, records: int, rows: int) -> float:
+    """Prints the time to the first rows and the memory over many; returns the growth in MiB."""
+    prepare(folder, Pictures(records, 50, 32))
+    began = time.perf_counter()
+    stream = prepared_rows(folder, 256)
     next(stream)
-    first, first_cpu = time.perf_counter() - begin, cpu_seconds() - began
-    count, used = 0, []
+    first, count, used = time.perf_counter() - began, BATCH, []
     while count < rows:
         count += next(stream)
-        if count % (BATCH * 25) == 0:
-            used.append(resident_mib())
+        used.append(resident_mib())
     stream.close()
-    half = len(used) // 2
-    return {
-        "records": records,
-        "first_row_seconds": first,
-        "first_row_cpu_seconds": first_cpu,
-        "memory_mib": {"first": used[0], "half": used[half], "last": used[-1]},
-    }
+    print()
+    # The first tenth fills buffers, and the list of open files.
+    begin, half, end = (used[int(place * (len(used) - 1))] for place in (0.1, 0.55, 1.0))
+    table(
+        ("records", "s to the first rows", "rows read", "MiB at 10 %", "MiB at 55 %", "MiB at end"),
+        [(f"{records:,}", first, f"{count:,}", begin, half, end)],
+    )
+    return end - begin
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses flags, measures, prints tables and a conclusion."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--out", type=Path, help="folder for 1 GB of files; default a temporary one"
+    )
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--warm", type=int, default=500, help="rows before each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="only shows that it runs")
+    args = parser.parse_args(argv)
+    if args.smoke:
+        args.pictures, args.records, args.rows, args.rounds = 40, 300, 100, 1
+        args.seconds, args.warm = 0.1, 16
+    out = Path(tempfile.mkdtemp(prefix="benchmark-data-", dir=args.out))
+    try:
+        said, cost = compare(out, args)
+        grown = measure_large(out / "large", args.records, args.rows)
+    finally:
+        shutil.rmtree(out)
+    cores = NEEDED * cost / 1000
+    print(
+        f"\n{said} Memory changed by {grown:.1f} MiB over the rows. {NEEDED} pictures of 512 × 512 "
+        f"per second keep {cores:.2f} cores busy."
+    )
 
 
 if __name__ == "__main__":

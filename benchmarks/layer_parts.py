@@ -10,6 +10,7 @@ from flax import nnx, traverse_util
 
 from onediff_jax.experiment import DTYPES, Experiment
 from onediff_jax.models.attention import attention
+from onediff_jax.models.remat import rematerialised
 from onediff_jax.models.rope import cos_sin, rope_angles
 
 # Part → the parameters of a layer that it owns; self-attention has none, its projections are apart.
@@ -54,7 +55,7 @@ def stacks(experiment: Experiment, params: Any, batch: dict) -> dict[str, Callab
                 block = nnx.merge(graphdef, traverse_util.unflatten_dict(layer, sep="/"))
                 return x + _part(name, block, x, row, experiment.layout), None
 
-            body = _remat(body, config.remat)
+            body = rematerialised(body, config.remat)
             return jax.lax.scan(body, x, own | rest, unroll=config.unroll or config.depth)[0]
 
         @jax.jit
@@ -65,16 +66,6 @@ def stacks(experiment: Experiment, params: Any, batch: dict) -> dict[str, Callab
         return lambda: jax.block_until_ready(both(own, rest, row, x))
 
     return {name: stack(name) for name in PARTS}
-
-
-def _remat(body: Callable, remat: str) -> Callable:
-    """As the model does it."""
-    if remat == "none":
-        return body
-    if remat == "full":
-        return jax.checkpoint(body)
-    names = jax.checkpoint_policies.save_only_these_names("qkv", "attention", "wo")
-    return jax.checkpoint(body, policy=names)
 
 
 def _part(name: str, block: Any, x: jax.Array, row: Row, layout: Any) -> jax.Array:

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 
 import jax
 import preset
-from flops import matmul_flops
 from layer_parts import stacks
 from timing import Cost, in_turn, table
 
 from onediff_jax.experiment import make_experiment
+from onediff_jax.scaling.flops import matmul_flops
 from onediff_jax.train_step import flow_loss
 
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return lambda: jax.block_until_ready(compiled(state.params, batch, key))
 
     experiment = training.experiment
-    flops = 3 * matmul_flops(jax.make_jaxpr(loss(experiment))(state.params, batch, key))
+    flops = 3 * matmul_flops(jax.make_jaxpr(loss(experiment))(state.params, batch, key)).total
     rows = config.train.batch_rows * config.train.accumulate
     row = training.bundles()
     pictures = [f for bundle in row for f in bundle.frames if f.dtype == "uint8"]

@@ -1,12 +1,12 @@
 """Fine-tuning for editing by instruction, at 512 × 512.
 
     python -m onediff_jax.prepare --input=EDITS --format=editing --out=prepared/editing_512 \\
-        --resolution=512 --encoder=RELEASED --text=RELEASED
-    python -m onediff_jax.main --config=configs/finetune_editing.py \\
-        --config.init_from=RELEASED --config.data.encoder=RELEASED
+        --resolution=512 --encoder=released --text=released
+    python -m onediff_jax.main --config=configs/finetune_editing.py
 
-RELEASED is a folder of the released layout: transformer, vae, text_encoder, tokenizer. State takes
-56 GB, split over the devices; configs/finetune_pretrained.py:lora needs a tenth.
+released/ is a folder of the released layout, or a link to one: transformer, vae, text_encoder,
+tokenizer. State takes 56 GB, split over the devices; configs/finetune_pretrained.py:lora needs a
+tenth.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.name = "finetune_editing"
     c.seed = 0
-    c.init_from = "RELEASED"  # weights to start from, in the released layout
+    c.init_from = "released"  # weights to start from, in the released layout
 
     c.model = ConfigDict()
     c.model.hidden_size = 3840  # channels
@@ -32,12 +32,13 @@ def get_config() -> ConfigDict:
     c.model.norm_eps = 1e-5
     c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
     c.model.dtype = "bfloat16"  # of activations: float32 or bfloat16
-    c.model.remat = "full"  # none, attention, full
+    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, cudnn (GPU)
+    c.model.remat = "full"  # none, feed_forward, mixed, attention, kernels, full
     c.model.unroll = 1  # layers unrolled
 
     c.text = ConfigDict()
     c.text.kind = "cached"  # embeddings that prepare --text stored; or hashed
-    c.text.folder = ""  # the T5's folder, to sample prompts that are not cached
+    c.text.folder = "released"  # their T5, for prompts that are not cached
     c.text.max_length = 300  # tokens per prompt
 
     # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
@@ -47,7 +48,7 @@ def get_config() -> ConfigDict:
     c.data.name = "prepared"
     # Prepared folders, each with its weight among those that have a task.
     c.data.folders = (("prepared/editing_512", 1.0),)
-    c.data.encoder = "RELEASED"  # the autoencoder that prepare used, to show pictures
+    c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
     c.data.evaluate_on = "held_out"  # or train
     c.data.threads = 16  # readers
     c.data.prefetch = 8  # batches
@@ -83,6 +84,7 @@ def get_config() -> ConfigDict:
     c.ema = ConfigDict()
     c.ema.max_decay = 0.999
     c.ema.power = 2 / 3
+    c.ema.offload = False  # keeps it in the host's memory: 4 bytes per parameter
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 1000
@@ -99,10 +101,14 @@ def get_config() -> ConfigDict:
     c.log.sample_steps = 50  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.guidance = 4.0
+    c.log.profile_at = 0  # step before which a profile starts; 0 = none
+    c.log.profile_steps = 3
+    c.log.allow_recompile = False  # of the train step, after the first
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
     c.mesh.fsdp = -1  # −1: the devices left
     c.mesh.tensor = 1
     c.mesh.sequence = 1
+    c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
     return c.lock()

@@ -34,7 +34,8 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.model.norm_eps = 1e-5
     c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
     c.model.dtype = "float32"  # of activations: float32 or bfloat16
-    c.model.remat = "none"  # none, attention, full
+    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, cudnn (GPU)
+    c.model.remat = "none"  # none, feed_forward, mixed, attention, kernels, full
     c.model.unroll = 0  # layers unrolled; 0 = all: faster on CPU, slower to compile
 
     c.text = ConfigDict()
@@ -88,6 +89,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.ema = ConfigDict()
     c.ema.max_decay = 0.995
     c.ema.power = 2 / 3
+    c.ema.offload = False  # keeps it in the host's memory: 4 bytes per parameter
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500
@@ -104,10 +106,14 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.guidance = 1.0
+    c.log.profile_at = 0  # step before which a profile starts; 0 = none
+    c.log.profile_steps = 3
+    c.log.allow_recompile = False  # of the train step, after the first
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
     c.mesh.fsdp = -1  # −1: the devices left
     c.mesh.tensor = 1
     c.mesh.sequence = 1
+    c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
     return c.lock()

@@ -1,13 +1,13 @@
 """Fine-tuning for identity: a person in 2 or 3 pictures at 512 × 512, as in the paper.
 
     python -m onediff_jax.prepare --input=PEOPLE --format=identity --out=prepared/identity_512 \\
-        --resolution=512 --encoder=RELEASED --text=RELEASED --option=max_views=3
-    python -m onediff_jax.main --config=configs/finetune_identity.py \\
-        --config.init_from=RELEASED --config.data.encoder=RELEASED
+        --resolution=512 --encoder=released --text=released --option=max_views=3
+    python -m onediff_jax.main --config=configs/finetune_identity.py
 
-RELEASED is a folder of the released layout: transformer, vae, text_encoder, tokenizer. For 4 or 5
-pictures, at 256 × 256 as in the paper: --resolution=256, --option=max_views=5, and
---config.rows="(('identity', 1, 5, 256),)". Subjects that are not people: task subject_driven.
+released/ is a folder of the released layout, or a link to one: transformer, vae, text_encoder,
+tokenizer. For 4 or 5 pictures, at 256 × 256 as in the paper: --resolution=256,
+--option=max_views=5, and --config.rows="(('identity', 1, 5, 256),)". Subjects that are not people:
+task subject_driven.
 State takes 56 GB, split over the devices; configs/finetune_pretrained.py:lora needs a tenth.
 """
 
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.name = "finetune_identity"
     c.seed = 0
-    c.init_from = "RELEASED"  # weights to start from, in the released layout
+    c.init_from = "released"  # weights to start from, in the released layout
 
     c.model = ConfigDict()
     c.model.hidden_size = 3840  # channels
@@ -34,12 +34,13 @@ def get_config() -> ConfigDict:
     c.model.norm_eps = 1e-5
     c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
     c.model.dtype = "bfloat16"  # of activations: float32 or bfloat16
-    c.model.remat = "full"  # none, attention, full
+    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, cudnn (GPU)
+    c.model.remat = "full"  # none, feed_forward, mixed, attention, kernels, full
     c.model.unroll = 1  # layers unrolled
 
     c.text = ConfigDict()
     c.text.kind = "cached"  # embeddings that prepare --text stored; or hashed
-    c.text.folder = ""  # the T5's folder, to sample prompts that are not cached
+    c.text.folder = "released"  # their T5, for prompts that are not cached
     c.text.max_length = 300  # tokens per prompt
 
     # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
@@ -49,7 +50,7 @@ def get_config() -> ConfigDict:
     c.data.name = "prepared"
     # Prepared folders, each with its weight among those that have a task.
     c.data.folders = (("prepared/identity_512", 1.0),)
-    c.data.encoder = "RELEASED"  # the autoencoder that prepare used, to show pictures
+    c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
     c.data.evaluate_on = "held_out"  # or train
     c.data.threads = 16  # readers
     c.data.prefetch = 8  # batches
@@ -86,6 +87,7 @@ def get_config() -> ConfigDict:
     c.ema = ConfigDict()
     c.ema.max_decay = 0.999
     c.ema.power = 2 / 3
+    c.ema.offload = False  # keeps it in the host's memory: 4 bytes per parameter
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 1000
@@ -102,10 +104,14 @@ def get_config() -> ConfigDict:
     c.log.sample_steps = 50  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.guidance = 4.0
+    c.log.profile_at = 0  # step before which a profile starts; 0 = none
+    c.log.profile_steps = 3
+    c.log.allow_recompile = False  # of the train step, after the first
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
     c.mesh.fsdp = -1  # −1: the devices left
     c.mesh.tensor = 1
     c.mesh.sequence = 1
+    c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
     return c.lock()

@@ -1,16 +1,14 @@
 """Fine-tuning of released weights on your own data: adapters (lora), or everything (full).
 
     python -m onediff_jax.prepare --input=DATA --format=folder --out=prepared/mine \\
-        --encoder=RELEASED --text=RELEASED
-    python -m onediff_jax.main --config=configs/finetune_pretrained.py:lora \\
-        --config.init_from=RELEASED --config.data.encoder=RELEASED --config.text.folder=RELEASED \\
-        --config.data.folders="('prepared/mine',)" --workdir=runs/mine
+        --resolution=512 --encoder=released --text=released
+    python -m onediff_jax.main --config=configs/finetune_pretrained.py:lora --workdir=runs/mine
     python -m onediff_jax.export --source=runs/mine --out=exports/mine
 
-RELEASED is a folder of the released layout: transformer, vae, text_encoder, tokenizer. Weights and
-optimizer take 6 GiB (lora) or 52 GiB (full, split over the devices). The network below is the
-released one; for other weights set config.model to what their config.json says: a field that
-differs is named before anything is loaded.
+released/ is a folder of the released layout, or a link to one: transformer, vae, text_encoder,
+tokenizer. Weights and optimizer take 6 GiB (lora) or 52 GiB (full, split over the devices). The
+network below is the released one; for other weights set config.model to what their config.json
+says: a field that differs is named before anything is loaded.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -44,7 +42,7 @@ def _common() -> ConfigDict:
     c = ConfigDict()
     c.name = "finetune_pretrained"
     c.seed = 0
-    c.init_from = ""  # folder or hub id of the released layout
+    c.init_from = "released"  # folder or hub id of the released layout
 
     c.model = ConfigDict()
     c.model.hidden_size = 3840  # channels
@@ -59,12 +57,13 @@ def _common() -> ConfigDict:
     c.model.norm_eps = 1e-5
     c.model.attention_softcap = 30.0  # logits; the released weights were trained with it
     c.model.dtype = "bfloat16"  # of activations: float32 or bfloat16
-    c.model.remat = "full"  # none, attention, full
+    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, cudnn (GPU)
+    c.model.remat = "full"  # none, feed_forward, mixed, attention, kernels, full
     c.model.unroll = 1  # layers unrolled
 
     c.text = ConfigDict()
     c.text.kind = "cached"  # captions as `prepare --text` embedded them
-    c.text.folder = ""  # of the T5 that did, for prompts in sample; "" = only cached ones
+    c.text.folder = "released"  # of the T5 that did, for prompts that are not cached
     c.text.max_length = 300  # tokens per prompt
 
     # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
@@ -72,8 +71,8 @@ def _common() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.name = "prepared"
-    c.data.folders = ()  # folders, or pairs of folder and weight
-    c.data.encoder = ""  # folder of the autoencoder that made their latents
+    c.data.folders = (("prepared/mine", 1.0),)  # each with its weight
+    c.data.encoder = "released"  # folder of the autoencoder that made their latents
     c.data.evaluate_on = "held_out"  # or train
     c.data.threads = 4  # readers
     c.data.prefetch = 8  # batches
@@ -109,6 +108,7 @@ def _common() -> ConfigDict:
     c.ema = ConfigDict()
     c.ema.max_decay = 0.999
     c.ema.power = 2 / 3
+    c.ema.offload = False  # keeps it in the host's memory: 4 bytes per parameter
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500
@@ -125,10 +125,14 @@ def _common() -> ConfigDict:
     c.log.sample_steps = 30  # Euler steps
     c.log.sample_rows = 1  # rows sampled together
     c.log.guidance = 4.0
+    c.log.profile_at = 0  # step before which a profile starts; 0 = none
+    c.log.profile_steps = 3
+    c.log.allow_recompile = False  # of the train step, after the first
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
     c.mesh.fsdp = -1  # −1: the devices left
     c.mesh.tensor = 1
     c.mesh.sequence = 1
+    c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
     return c

@@ -54,8 +54,8 @@ def _tiny() -> ConfigDict:
     c.model = ConfigDict()
     c.model.hidden_size = 192  # channels
     c.model.depth = 4  # layers
-    c.model.num_heads = 4
-    c.model.num_kv_heads = 2
+    c.model.num_heads = 8
+    c.model.num_kv_heads = 4
     c.model.multiple_of = 64  # feed-forward width is rounded up to it
     c.model.ffn_dim_multiplier = config_dict.placeholder(float)
     c.model.caption_channels = 64
@@ -64,7 +64,8 @@ def _tiny() -> ConfigDict:
     c.model.norm_eps = 1e-5
     c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
     c.model.dtype = "float32"  # of activations: float32 or bfloat16
-    c.model.remat = "none"  # none, attention, full
+    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, cudnn (GPU)
+    c.model.remat = "none"  # none, feed_forward, mixed, attention, kernels, full
     c.model.unroll = 0  # layers unrolled; 0 = all: faster on CPU, slower to compile
 
     c.text = ConfigDict()
@@ -89,10 +90,10 @@ def _tiny() -> ConfigDict:
         ("image_inpainting", 1.0),
         ("super_resolution", 1.0),
         ("canny2image", 1.0),
-        ("depth2image", 4.0),
+        ("depth2image", 8.0),
         ("hed2img", 1.0),
         ("pose2image", 1.0),
-        ("semanticmap2image", 3.0),
+        ("semanticmap2image", 2.0),
         ("boundingbox2image", 1.0),
         ("image_editing", 1.0),
     ):
@@ -105,6 +106,7 @@ def _tiny() -> ConfigDict:
     c.flow.shift = 3.0
     c.flow.clean_share = 0.9  # of bundles, whose given frames are clean
     c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
+    c.flow.ray_weight = 0.1  # of ray maps in the loss, beside 1 of pictures
 
     c.train = ConfigDict()
     c.train.steps = 1800
@@ -127,6 +129,7 @@ def _tiny() -> ConfigDict:
     c.ema = ConfigDict()
     c.ema.max_decay = 0.995
     c.ema.power = 2 / 3
+    c.ema.offload = False  # keeps it in the host's memory: 4 bytes per parameter
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500
@@ -143,12 +146,16 @@ def _tiny() -> ConfigDict:
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.guidance = 1.0
+    c.log.profile_at = 0  # step before which a profile starts; 0 = none
+    c.log.profile_steps = 3
+    c.log.allow_recompile = False  # of the train step, after the first
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
     c.mesh.fsdp = -1  # −1: the devices left
     c.mesh.tensor = 1
     c.mesh.sequence = 1
+    c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
     return c
 
 

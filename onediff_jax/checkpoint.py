@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from onediff_jax.workdir import run_folder
+
 CHECKPOINTS = "checkpoints"
 
 
@@ -30,7 +32,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_every: int = 0):
         if keep_last < 1 or keep_every < 0:
             raise ValueError(f"checkpoint.{keep_last=} must be ≥ 1 and {keep_every=} ≥ 0")
-        self._folder = Path(workdir).resolve() / CHECKPOINTS
+        self._folder = run_folder(workdir) / CHECKPOINTS
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_last)]
         if keep_every:
@@ -113,7 +115,7 @@ class SavedState:
     """
 
     def __init__(self, workdir: str | Path, step: int | None = None):
-        folder = Path(workdir).resolve() / CHECKPOINTS
+        folder = run_folder(workdir) / CHECKPOINTS
         entries = folder.iterdir() if folder.is_dir() else ()
         steps = sorted(int(entry.name) for entry in entries if entry.name.isdigit())
         if not steps or (step is not None and step not in steps):

@@ -6,7 +6,6 @@ do, its `vae`, `text_encoder` and `tokenizer` are found.
 """
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from onediff_jax.data.prepared.plan import Encoders, file_hash
+from onediff_jax.data.prepared.plan import Encoders, weights_hash
 from onediff_jax.models.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
 from onediff_jax.models.loading import read_config
 from onediff_jax.models.t5 import T5Config, TextEncoder, load_text_encoder, load_tokenizer
 
 _LENGTHS = 32  # prompts are padded to a multiple of this many tokens: few programs to compile
-_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 
 
 def make_encoders(
@@ -226,10 +224,3 @@ def part_of(folder: str | Path, part: str) -> Path:
     """A part of a pipeline's folder: "vae", "text_encoder", "tokenizer"; or the folder itself."""
     inside = Path(folder) / part
     return inside if inside.is_dir() else Path(folder)
-
-
-def weights_hash(folder: Path, patterns: tuple[str, ...] = _WEIGHTS) -> str:
-    """SHA-256 over the names and bytes of a model's files, wherever the folder lies."""
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
-    lines = [f"{file.name} {file_hash(file)}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -149,6 +149,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
     flow = config.flow
     options = {
         "dtype": DTYPES[model.dtype],
+        "attention": model.get("attention", "auto"),  # configs of older runs lack it
         "remat": model.remat,
         "unroll": model.unroll or model.depth,
     }

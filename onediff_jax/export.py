@@ -12,7 +12,10 @@ run gives the merged weights, or its adapters alone with --lora_only.
 import contextlib
 import dataclasses
 import errno
+import fcntl
+import glob
 import json
+import os
 import shutil
 import signal
 import sys
@@ -245,9 +248,16 @@ def _check_out(source: Path, out: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _beside(out: Path, needed: int) -> Iterator[Path]:
-    """A folder to write into, on the file system of `out`; gone at the end if still there."""
+    """A folder to write into, on the file system of `out`; gone at the end if still there.
+
+    Those of earlier exports to `out` that were killed go first.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.glob(f".{glob.escape(out.name)}-*.partial"):
+            with _locked(left) as nobody_writes:
+                if nobody_writes:
+                    shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
     except OSError as error:
         raise ExportError(f"{out.parent} cannot be written: {error.strerror}") from error
@@ -258,13 +268,29 @@ def _beside(out: Path, needed: int) -> Iterator[Path]:
                 f"{needed / 1e9:.2f} GB are needed in {out.parent}, and {free / 1e9:.2f} are free"
             )
         folder.chmod(0o755)
-        yield folder
+        with _locked(folder):
+            yield folder
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ExportError(f"the disk of {out.parent} is full; nothing is left there") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Locks a folder while the context lasts, or the process; False where it is locked already."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = True
+    except OSError:
+        ours = False
+    try:
+        yield ours
+    finally:
+        os.close(handle)
 
 
 def _replace(folder: Path, out: Path) -> None:

@@ -1,6 +1,8 @@
 """What a config says about its inputs: pictures, their codec, prompts and their encoder."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,7 +21,6 @@ from onediff_jax.models.text_hash import HashedTextEncoder
 
 DATA = ("world", "prepared")
 TEXT = ("hashed", "cached", "t5")
-_NOT_CACHED = "text.kind='cached' needs data.folders with cached captions: prepare --text=FOLDER"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,9 @@ def _make_prepared(config: ConfigDict, layout: RowLayout) -> tuple[Any, Prepared
         )
     cached = config.text.get("kind", "hashed") == "cached"
     if cached and first.text is None:
-        raise ValueError(_NOT_CACHED)
+        raise ValueError(
+            f"text.kind='cached', but {first.path} holds captions alone: prepare --text=FOLDER"
+        )
     prepared = PreparedData(folders, layout, data.evaluate_on, codec, cached)
     prepared.check(data.tasks)
     return codec, prepared
@@ -119,18 +122,35 @@ def _make_text(config: ConfigDict, prepared: PreparedData | None) -> Any:
         raise ValueError(f"text.kind={kind!r} must be one of {TEXT}")
     if kind == "hashed":
         return HashedTextEncoder(width, text.max_length)
-    manifest = prepared and prepared.folders[0][0].manifest
-    cached = manifest and manifest["plan"]["encoders"]["text"]
-    if not cached:
-        raise ValueError(_NOT_CACHED)
+    if config.data.name == "world":
+        raise ValueError("text.kind='cached' needs data.folders with cached captions")
+    encode = _online_when_needed(config) if text.get("folder") else None
+    if prepared is None:
+        return encode or _no_text
+    manifest = prepared.folders[0][0].manifest
+    cached = prepared.folders[0][0].text
     for field, ours, theirs in (
         ("model.caption_channels", width, cached["width"]),
         ("text.max_length", text.max_length, cached["max_length"]),
     ):
         if ours != theirs:
             raise ValueError(f"{field}={ours}, but the cached captions have {theirs}")
-    encode = _make_online(config) if text.get("folder") else None
     return CachedText(manifest["empty_text"], text.max_length, encode)
+
+
+def _no_text(prompts: list[str]) -> Any:
+    """The text encoder of a model that knows cached captions alone, without their folders."""
+    raise ValueError(
+        f"prompt {prompts[0]!r} cannot be embedded: the model was trained on cached captions, and "
+        "text.folder does not name their T5. Export the run with --text_encoder=FOLDER, and use "
+        "the export as --source"
+    )
+
+
+def _online_when_needed(config: ConfigDict) -> Callable:
+    """The T5 of text.folder; training on cached captions never opens it, and need not have it."""
+    online = functools.cache(lambda: _make_online(config))
+    return lambda prompts: online()(prompts)
 
 
 def _make_online(config: ConfigDict) -> Any:

@@ -1,80 +1,111 @@
-"""Train: python -m onediff_jax.main --config=configs/t2i_multitask.py[:preset] [--workdir=DIR]."""
+"""Train: python -m onediff_jax.main --config=configs/t2i_multitask.py[:preset] [--workdir=DIR].
 
-import contextlib
-import io
+Fields of the config are set by --config.section.field=value. Started several times, on one host or
+on many, the processes train together; docs/running.md says how they find each other.
+"""
+
+import argparse
+import hashlib
 import os
+import platform
 import re
 import sys
+import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from onediff_jax.parallel.cluster import find_cluster
+from onediff_jax.parallel.xla_flags import set_memory_fraction
 
 # Before tensorflow, which writes the event files, is imported: it has much to say about itself.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, with :preset.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
+_LOST = 76  # exit code of a process that lost the others: not 1, which starting again cannot mend
 
 
-def main(argv: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Hands over to train; bad input ends with one message and exit code 1."""
-    logging.set_verbosity(logging.WARNING)
-    if len(argv) > 1:
-        sys.exit(f"error: unexpected arguments {argv[1:]}; fields are set by --config.x.y=value")
-    config = _CONFIG.value
+    parser = argparse.ArgumentParser(
+        prog="python -m onediff_jax.main",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", help="folder of the run; default runs/<config.name>")
+    parser.add_argument(
+        "--exit_when_stopped",
+        type=int,
+        default=0,
+        metavar="CODE",
+        help="exit code when SIGTERM ended the run before its last step: launchers start it again",
+    )
+    options, of_config = parser.parse_known_args(arguments)
+    keep_compiled()
+    set_memory_fraction()
+    try:
+        finished = run(of_config, options.workdir)
+    except ValueError as error:
+        _fail(f"error: {error}")
+    except Exception:
+        if not _met_others():
+            raise
+        _fail(traceback.format_exc(), _LOST)
+    if not finished:
+        sys.exit(options.exit_when_stopped)
+
+
+def run(of_config: Sequence[str], workdir: str | None) -> bool:
+    """Trains; whether it came to the last step. Raises ValueError for bad input."""
+    from onediff_jax.config_flag import read_config
+
+    if cluster := find_cluster(os.environ):
+        from onediff_jax.parallel.processes import start
+
+        start(cluster)  # first: a config may look at the devices
+    config = read_config(of_config)
+    from absl import logging
+
+    from onediff_jax.parallel.program import RecompileError
     from onediff_jax.train import NotFiniteError, train
 
+    logging.set_verbosity(logging.WARNING)
     try:
-        train(config, _WORKDIR.value or f"runs/{config.name}")
-    except (ValueError, NotFiniteError) as error:
-        sys.exit(f"error: {error}")
+        state = train(config, workdir or f"runs/{config.name}")
+    except (NotFiniteError, RecompileError) as error:
+        _fail(f"error: {error}")
+    return int(state.step) >= config.train.steps
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """The arguments that are not flags; bad flags end with one message and exit code 1."""
-    path = _config_path(argv)
-    if path is None and not any(re.fullmatch(r"--?help\w*", a) for a in argv):
-        sys.exit("error: --config=FILE is required, e.g. --config=configs/t2i_multitask.py")
-    if path is not None and not Path(path.split(":")[0]).is_file():
-        sys.exit(f"error: --config={path}: there is no such file")
-    try:
-        return flags.FLAGS(argv)
-    except (AttributeError, KeyError):  # what ml_collections raises for a field it lacks
-        with contextlib.redirect_stdout(io.StringIO()):
-            config = flags.FLAGS["config"].parser.parse(path)
-        unknown = [_unknown_field(config, a) for a in argv if re.match(r"--?config\.", a)]
-        if not any(unknown):
-            raise
-        sys.exit(f"error: {next(filter(None, unknown))}")
-    except (flags.Error, ValueError, TypeError) as error:
-        # A config's own error comes with its traceback; the last line says what is wrong.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        says = lines[-1] if "Traceback" in str(error) else lines[0]
-        sys.exit(f"error: {re.sub(r'^[A-Za-z]+Error: ', '', says)}")
+def keep_compiled() -> None:
+    """Programs that were compiled once are kept for later starts, in $XDG_CACHE_HOME/onediff_jax
+    (~/.cache without it); JAX_COMPILATION_CACHE_DIR names another folder, empty: none.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onediff_jax"
+    # What XLA compiled for one CPU may not run on another that shares the home folder.
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^(flags|Features).*", info.read_text(), re.M) if info.exists() else None
+    kind = hashlib.sha256((found[0] if found else "").encode()).hexdigest()[:12]
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / f"{platform.machine()}-{kind}"))
 
 
-def _config_path(argv: list[str]) -> str | None:
-    """The value of --config=FILE or --config FILE."""
-    for argument, following in zip(argv, [*argv[1:], None], strict=True):
-        if found := re.fullmatch(r"--?config(=(.*))?", argument):
-            return found[2] if found[1] else following
-    return None
+def _met_others() -> bool:
+    """Whether this is one of several processes, by now."""
+    jax = sys.modules.get("jax")  # what fails before it is imported must not wait for it
+    return jax is not None and jax.distributed.is_initialized()
 
 
-def _unknown_field(config: ConfigDict, argument: str) -> str | None:
-    """What to say about --config.a.b=value when there is no such field; None when there is."""
-    name = argument.split("=", 1)[0].split(".", 1)[1]
-    section, known = config, "config"
-    for part in name.split("."):
-        if not isinstance(section, ConfigDict):
-            return f"unknown field --config.{name}: {known} is a value, not a section"
-        if part not in section:
-            return f"unknown field --config.{name}; {known} has {sorted(section)}"
-        section, known = section[part], f"{known}.{part}"
-    return None
+def _fail(message: str, code: int = 1) -> NoReturn:
+    """Ends with a message; at once where there are others, for whom an orderly end would wait."""
+    if not _met_others():
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    time.sleep(1)  # the end of process 0 ends the others, who may have the same to say
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    main()

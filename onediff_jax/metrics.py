@@ -1,8 +1,7 @@
-"""What a run reports: console line, JSONL, TensorBoard; goodput and data wait."""
+"""What a run reports: console line, JSONL, TensorBoard."""
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ class Reporter:
         if is_writer:
             from clu import metric_writers  # brings tensorflow: seconds, after all checks
 
-            self._jsonl = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115 - lives as we do
+            self._jsonl = (workdir / "metrics.jsonl").open("a")
             self._writer = metric_writers.SummaryWriter(str(workdir))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -58,46 +57,6 @@ class Reporter:
             self._jsonl.close()
 
 
-class Clock:
-    """Where the time of a loop goes, between two reports."""
-
-    def __init__(self):
-        self._start = time.perf_counter()
-        self._begin = self._start
-        self._steps, self._waited = 0, 0.0
-        self.total_waited, self.paused = 0.0, 0.0
-
-    def wait(self, seconds: float) -> None:
-        """Time the loop stood waiting for data."""
-        self._waited += seconds
-        self.total_waited += seconds
-
-    def pause(self, seconds: float) -> None:
-        """Time spent on something other than steps (checkpoints, samples, held-out loss)."""
-        self._begin += seconds
-        self.paused += seconds
-
-    def tick(self) -> None:
-        """A step was started."""
-        self._steps += 1
-
-    def report(self) -> dict[str, float]:
-        """Rate and data-wait share since the last report, and goodput since the start; empty when
-        there was no step.
-        """
-        if not self._steps:
-            return {}
-        now = time.perf_counter()
-        elapsed = max(now - self._begin, 1e-9)
-        found = {
-            "steps_per_second": self._steps / elapsed,
-            "data_wait": self._waited / elapsed,
-            "goodput": 1.0 - (self.paused + self.total_waited) / max(now - self._start, 1e-9),
-        }
-        self._begin, self._steps, self._waited = now, 0, 0.0
-        return found
-
-
 def task_means(sums: dict[str, np.ndarray], prefix: str = "loss") -> dict[str, float]:
     """Mean loss per task that had tokens, from the sums of one or more steps."""
     pairs = zip(TASK_NAMES, sums["task_loss"], sums["task_tokens"], strict=True)
@@ -108,6 +67,19 @@ def add_sums(total: dict[str, np.ndarray] | None, new: dict[str, Any]) -> dict[s
     """Running sums over steps, in float64."""
     new = {k: np.asarray(v, np.float64) for k, v in new.items()}
     return new if total is None else {k: total[k] + new[k] for k in total}
+
+
+def console_line(step: int, total: int, values: dict[str, float]) -> str:
+    """Where the run is, how fast, and its losses, in one line."""
+    speed = ""
+    if rate := values.get("steps_per_second"):
+        left = time_left(total - step, rate)
+        mfu = f"MFU {values['mfu']:.1%}  " if "mfu" in values else ""
+        speed = f"{rate:.2f} steps/s  left {left}  wait {values['data_wait']:.1%}  {mfu}"
+    per_task = " ".join(
+        f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k[:5] == "loss/"
+    )
+    return f"step {step}/{total}  {speed}loss {values['loss']:.4f}  | {per_task}"
 
 
 def time_left(steps: int, rate: float) -> str:

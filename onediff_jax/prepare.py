@@ -17,6 +17,7 @@ from absl import app, flags
 
 from onediff_jax.data import annotate
 from onediff_jax.data.prepared import beam, check, local, manifest
+from onediff_jax.data.prepared.annotated import AnnotatedSource
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.sources.report import TooManyBadRecords
@@ -109,12 +110,14 @@ def _plan() -> Plan:
         raise ValueError(f"--resolution={_RESOLUTION.value} must be a positive multiple of 16")
     tokens = _TOKENS.value or (_RESOLUTION.value // 16 if _RESOLUTION.value else 16) ** 2
     source = open_source(_FORMAT.value, _INPUT.value, **_options(_OPTION.value))
-    fitting = Fitting(tuple(_TASKS.value), tuple(_ASPECTS.value), tokens)
+    models = annotate.parse(_ANNOTATE.value)
+    if models:
+        source = AnnotatedSource(source, models)
+    given = tuple(task for kind, task in annotate.KINDS.items() if kind in models and task)
+    fitting = Fitting(tuple(_TASKS.value), tuple(_ASPECTS.value), tokens, given)
     autoencoder = None if _ENCODER.value == "light" else _ENCODER.value
     text = None if _TEXT.value == "none" else _TEXT.value
     make = Encoders
-    if models := annotate.parse(_ANNOTATE.value):
-        source = annotate.AnnotatedSource(source, models)
     if autoencoder or text:
         from onediff_jax.encoders import make_encoders  # loads jax, which pixels do without
 

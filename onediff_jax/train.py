@@ -1,9 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
-import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,33 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from onediff_jax.checkpoint import CheckpointError, Checkpoints
-from onediff_jax.data.pipeline import stream_hash
+from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.interop.pretrained import load_params
-from onediff_jax.metrics import (
-    Clock,
-    Reporter,
-    add_sums,
-    memory_peak_gib,
-    task_means,
-    time_left,
-)
+from onediff_jax.metrics import Reporter, add_sums, console_line, memory_peak_gib, task_means
 from onediff_jax.models.lora import join
 from onediff_jax.optim import make_optimizer
 from onediff_jax.parallel.memory import check_memory
-from onediff_jax.parallel.mesh import batch_devices, batch_sharding, make_mesh
-from onediff_jax.parallel.sharding import state_shardings
+from onediff_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, row_shardings
+from onediff_jax.parallel.processes import (
+    Stop,
+    check_same,
+    first_says,
+    gather,
+    local_rows,
+    many,
+    place_rows,
+    together,
+)
+from onediff_jax.parallel.program import Program
+from onediff_jax.parallel.sharding import on_mesh
+from onediff_jax.scaling.flops import model_flops
+from onediff_jax.scaling.peaks import peak_flops
 from onediff_jax.state import TrainState, new_state
-from onediff_jax.train_step import make_eval_step, make_train_step
-from onediff_jax.workdir import Workdir, differences
+from onediff_jax.train_step import make_eval_step, on_device, sharded_train_step
+from onediff_jax.watch import Clock, Compiles, ProfileWindow, Work, device_memory
+from onediff_jax.workdir import Workdir, await_claim, differences, fingerprint
 
 
 class NotFiniteError(RuntimeError):
@@ -42,11 +47,18 @@ class NotFiniteError(RuntimeError):
 def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
 
-    SIGTERM saves a checkpoint and returns. Raises ValueError (and its subclasses CheckpointError,
-    WorkdirError) before anything is compiled or written when something does not fit.
+    SIGTERM, to any of the processes, saves a checkpoint and returns. Raises ValueError (and its
+    subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
+    does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
+    check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
-        return _Run(config, workdir, opened).loop()
+        try:
+            return _Run(config, workdir, opened).loop()
+        except BaseException:
+            if many():
+                opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
+            raise
 
 
 class _Run:
@@ -56,63 +68,85 @@ class _Run:
     """
 
     def __init__(self, config: ConfigDict, workdir: str | Path, opened: contextlib.ExitStack):
-        self.config = config
-        self.experiment: Experiment = make_experiment(config)
-        self.mesh = make_mesh(config.mesh)
-        devices = batch_devices(self.mesh)
-        if config.train.batch_rows % devices:
-            raise ValueError(
-                f"train.batch_rows={config.train.batch_rows} must be a multiple of the {devices} "
-                "devices that share a batch (mesh.replica × mesh.fsdp)"
+        self.config, log = config, config.log
+        self.is_writer = jax.process_index() == 0
+        with together():
+            self.experiment: Experiment = make_experiment(config)
+            self.mesh = make_mesh(config.mesh)
+            check_batch(self.mesh, config.train.batch_rows, self.experiment.layout.chunks)
+            self.tx, schedule = make_optimizer(config.optim, config.train.steps)
+            check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
+            self.first_start = time.time()
+            if self.is_writer:
+                claimed = Workdir(workdir, config)
+                opened.callback(claimed.release)
+                self.path, self.first_start = claimed.path, claimed.first_start
+        with together():
+            if not self.is_writer:
+                self.path = await_claim(workdir)
+            self.profile = ProfileWindow(
+                self.path / "profile",
+                first=log.get("profile_at", 0) if self.is_writer else 0,
+                steps=log.get("profile_steps", 3),
             )
-        self.tx, schedule = make_optimizer(config.optim, config.train.steps)
-        shapes = param_shapes(self.experiment)
-        check_memory(self.experiment, param_count(shapes), self.mesh)
-        self.workdir = Workdir(workdir, config)
-        opened.callback(self.workdir.release)
+            opened.callback(self.profile.close)
         self.checkpoints = Checkpoints(
-            self.workdir.path,
+            self.path,
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
         )
         opened.callback(self.checkpoints.close)
-        self.is_writer = jax.process_index() == 0
-        self.reporter = Reporter(self.workdir.path, is_writer=self.is_writer)
+        self.reporter = Reporter(self.path, is_writer=self.is_writer)
         opened.callback(self.reporter.close)
-        self.reporter.say(f"workdir {self.workdir.path}")
+        self.compiles = Compiles()
+        opened.callback(self.compiles.close)
+        self.reporter.say(f"workdir {self.path}")
         self.fields = self.experiment.stream_fields()
-
-        def init() -> TrainState:
-            return new_state(self.experiment.init_params(), self.tx)
-
-        abstract = jax.eval_shape(init)
-        self.shardings = state_shardings(abstract, self.mesh)
-        rows = batch_sharding(self.mesh)
-        self.frozen, frozen_shardings = self._load_frozen()
+        self.clock = Clock(self.first_start)
+        self.work = self._work()
+        step, self.shardings, frozen = sharded_train_step(
+            self.experiment, self.tx, schedule, self.mesh
+        )
+        again = log.get("allow_recompile", False)
+        self.step = Program(step, "the train step", allow_recompile=again)
+        self.ema_shardings = on_device(self.shardings.ema)
+        self.frozen = self._load_frozen(frozen)
         if self.experiment.online_text:
             self.experiment.online_text.place(self.mesh)
-        step = make_train_step(self.experiment, self.tx, schedule)
-        self.step = jax.jit(
-            step,
-            in_shardings=(self.shardings, rows, frozen_shardings),
-            out_shardings=(self.shardings, None),
-            donate_argnums=0,
+        whole = jax.sharding.NamedSharding(self.mesh, jax.P())
+        evaluate = jax.jit(
+            on_mesh(make_eval_step(self.experiment), self.mesh),
+            in_shardings=(join(self.ema_shardings, frozen), row_shardings(self.mesh), None),
+            out_shardings=whole,
         )
-        evaluate = make_eval_step(self.experiment)
-        used = join(self.shardings.params, frozen_shardings)
-        self.evaluate = jax.jit(evaluate, in_shardings=(used, rows, None))
-        self.batches = self.experiment.batches(
-            process_index=jax.process_index(), process_count=jax.process_count()
-        )
+        self.evaluate = Program(evaluate, "the held-out loss")
+        self.batches = self._stream(config.train.batch_rows * config.train.accumulate)
         opened.callback(self.batches.close)
-        self.state = self._restore(abstract) or self._start(init, abstract)
+        self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
-        self.preview = Preview(self.experiment) if config.log.sample_every else None
-        self.stopping = False
-        self.clock = Clock()
+        self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
 
-    def _restore(self, abstract: TrainState) -> TrainState | None:
-        if not self.checkpoints.steps():
+    def _work(self) -> Work:
+        kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
+        peak = peak_flops(kind)
+        if peak is None:
+            self.reporter.say(f"the peak of a {kind!r} is not known: no MFU")
+        tokens = train.batch_rows * train.accumulate * self.experiment.layout.tokens
+        return Work(tokens, model_flops(self.config).total, self.mesh.size, peak)
+
+    def _new_state(self, params: Any = None) -> TrainState:
+        return new_state(self.experiment.init_params() if params is None else params, self.tx)
+
+    def _restore(self) -> TrainState | None:
+        """The state of the newest checkpoint; None where there is none."""
+        abstract = jax.eval_shape(self._new_state)
+        seen = gather(self.checkpoints.steps())
+        if any(steps != seen[0] for steps in seen):
+            raise CheckpointError(
+                f"the processes see different checkpoints in {self.path}: {seen}; it must lie on "
+                "storage that all processes share"
+            )
+        if not seen[0]:
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
             )
@@ -123,7 +157,7 @@ class _Run:
         wanted = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
             abstract,
-            self.shardings,
+            self.shardings._replace(ema=self.ema_shardings),
         )
         step, state, data = self.checkpoints.restore(wanted)
         if data["stream_hash"] != stream_hash(self.fields):
@@ -135,49 +169,47 @@ class _Run:
                 f"checkpoint {step} was trained on another data stream:\n  " + "\n  ".join(named)
             )
         self.batches.seek(data["batches"])
+        self.clock = Clock(self.first_start, data.get("productive_seconds", 0.0))
         self.reporter.say(f"continuing from the checkpoint of step {step}")
-        return state
+        return state._replace(ema=jax.device_put(state.ema, self.shardings.ema))
 
-    def _start(self, init: Callable[[], TrainState], abstract: TrainState) -> TrainState:
+    def _start(self) -> TrainState:
         """The state of step 0: initial values, or those of init_from."""
         folder = self.config.get("init_from")
         if not folder or self.experiment.lora:
-            return jax.jit(init, out_shardings=self.shardings)()
-        params = load_params(
-            folder, self.experiment.model_config, abstract.params, self.shardings.params
-        )
+            return jax.jit(self._new_state, out_shardings=self.shardings)()
+        shapes = param_shapes(self.experiment)
+        params = load_params(folder, self.experiment.model_config, shapes, self.shardings.params)
         self.reporter.say(f"weights and EMA start from {folder}")
-        return jax.jit(lambda p: new_state(p, self.tx), out_shardings=self.shardings)(params)
+        return jax.jit(self._new_state, out_shardings=self.shardings)(params)
 
-    def _load_frozen(self) -> tuple[Any, Any]:
-        """Weights that are used and not trained, and their shardings; None where all are."""
+    def _load_frozen(self, shardings: Any) -> Any:
+        """Weights that are used and not trained; None where all are."""
         shapes, folder = self.experiment.frozen_shapes, self.config.get("init_from")
         if shapes is None:
-            return None, None
-        shardings = state_shardings(shapes, self.mesh)
+            return None
         params = load_params(folder, self.experiment.model_config, shapes, shardings)
         self.reporter.say(f"adapters of {self.experiment.lora} on the frozen weights of {folder}")
-        return params, shardings
+        return params
+
+    def _stream(self, rows: int, **options: Any) -> BatchIterator:
+        """Batches of so many rows, of which this process reads those on its devices."""
+        places = local_rows(batch_sharding(self.mesh), rows)
+        return self.experiment.batches(batch_size=rows, places=places, **options)
 
     def _held_out_batches(self) -> list[dict[str, jax.Array]]:
-        stream = self.experiment.batches(
-            held_out=True,
-            batch_size=self.config.train.batch_rows,
-            threads=1,
-            prefetch=1,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        found = [self.to_devices(next(stream)) for _ in range(self.config.log.held_out_batches)]
+        rows, count = self.config.train.batch_rows, self.config.log.held_out_batches
+        stream = self._stream(rows, held_out=True, threads=1, prefetch=1)
+        found = [self.to_devices(next(stream), rows) for _ in range(count)]
         stream.close()
         return found
 
-    def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows as part of the global batch."""
-        sharding = batch_sharding(self.mesh)
-        rows = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    def to_devices(self, batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+        """This process's rows as part of the global batch of `rows`."""
+        places = local_rows(batch_sharding(self.mesh), rows)
+        placed = place_rows(batch, row_shardings(self.mesh), places, rows)
         online = self.experiment.online_text
-        return online.embed(rows) if online else rows
+        return online.embed(placed) if online else placed
 
     def save(self, step: int) -> None:
         """Starts a checkpoint of everything the run needs to go on."""
@@ -186,26 +218,32 @@ class _Run:
             "batches": self.batches.batches,
             "stream_hash": stream_hash(self.fields),
             "stream": self.fields,
+            "productive_seconds": self.clock.productive,
         }
         self.checkpoints.save(step, self.state, data)
         self.clock.pause(time.perf_counter() - began)
+        self.saved_at, self.saved_step = time.monotonic(), step
+
+    def _save_due(self, step: int) -> bool:
+        """Whether a checkpoint is due; what the time says, process 0 decides, on log steps."""
+        every, log = self.config.checkpoint, self.config.log
+        if step <= self.saved_step or step % every.every_steps == 0:
+            return step > self.saved_step
+        late = (time.monotonic() - self.saved_at) / 60 >= every.every_minutes
+        return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
         """Save, next batch, step, log, evaluate; until the last step or SIGTERM."""
-        config = self.config
-        previous = signal.signal(signal.SIGTERM, self._stop)
+        total, log = self.config.train.steps, self.config.log
         first = step = int(self.state.step)
-        saved_at, last_save = time.monotonic(), step
-        total, running, metrics = config.train.steps, None, None
-        if step == first:
-            self._observe(step)
-        try:
-            while step < total and not self.stopping:
-                minutes = (time.monotonic() - saved_at) / 60
-                due = step % config.checkpoint.every_steps == 0
-                if step > last_save and (due or minutes >= config.checkpoint.every_minutes):
+        rows = self.config.train.batch_rows * self.config.train.accumulate
+        self.saved_at, self.saved_step = time.monotonic(), step
+        running, metrics = None, None
+        self._observe(step)
+        with Stop() as stop:
+            while step < total and not stop(step):
+                if self._save_due(step):
                     self.save(step)
-                    saved_at, last_save = time.monotonic(), step
                 began = time.perf_counter()
                 batch = next(self.batches)
                 if step > first:
@@ -213,28 +251,32 @@ class _Run:
                 if metrics is not None:  # at most one step in flight: memory stays flat
                     jax.block_until_ready(metrics["loss"])
                     running = add_sums(running, jax.device_get(metrics))
-                self.state, metrics = self.step(self.state, self.to_devices(batch), self.frozen)
+                if self.profile(step, metrics):
+                    self.reporter.say(f"profile of the steps up to {step} in {self.path}/profile")
+                metrics = self._advance(step, self.to_devices(batch, rows))
                 step += 1
-                self.clock.tick()
-                if step == first + 1:
-                    jax.block_until_ready(metrics["loss"])
-                    self.clock = Clock()  # compilation is not part of the rate
-                if step % config.log.every_steps == 0 or step == total:
+                if step % log.every_steps == 0 or step == total:
                     running = add_sums(running, jax.device_get(metrics))
                     self._log(step, running, metrics)
                     running, metrics = None, None
                 self._observe(step)
             self.save(step)
             self.checkpoints.wait()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
         done = "finished" if step == total else "stopped by SIGTERM, checkpoint saved"
         peak = memory_peak_gib()
-        self.reporter.say(f"{done} at step {step}; peak memory {peak:.2f} GiB; {self.workdir.path}")
+        self.reporter.say(f"{done} at step {step}; peak memory {peak:.2f} GiB; {self.path}")
         return self.state
 
-    def _stop(self, signum: int, frame: Any) -> None:
-        self.stopping = True
+    def _advance(self, step: int, batch: dict[str, jax.Array]) -> dict[str, Any]:
+        """One step."""
+        compiled = self.step.compiled
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            self.state, metrics = self.step(self.state, batch, self.frozen)
+        self.clock.tick()
+        if self.step.compiled > compiled:
+            jax.block_until_ready(metrics["loss"])
+            self.clock.restart()  # compilation is not part of the rate
+        return metrics
 
     def _log(self, step: int, sums: dict[str, np.ndarray], last: dict[str, Any]) -> None:
         rates = self.clock.report()  # empty where the only step so far was compiled
@@ -245,18 +287,12 @@ class _Run:
             "padding": float(1 - sums["valid_tokens"] / sums["all_tokens"]),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
+            **(self.work.rates(rates["steps_per_second"]) if rates else {}),
+            **device_memory(),
+            "compiles": self.compiles.count,
         }
         self.reporter.scalars(step, values)
-        total = self.config.train.steps
-        speed = ""
-        if rates:
-            rate = rates["steps_per_second"]
-            left = time_left(total - step, rate)
-            speed = f"{rate:.2f} steps/s  left {left}  wait {rates['data_wait']:.1%}  "
-        per_task = " ".join(
-            f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k[:5] == "loss/"
-        )
-        self.reporter.say(f"step {step}/{total}  {speed}loss {values['loss']:.4f}  | {per_task}")
+        self.reporter.say(console_line(step, self.config.train.steps, values))
         in_a_row = int(last["skipped_in_a_row"])
         if in_a_row >= self.config.train.max_skipped:
             raise NotFiniteError(
@@ -269,9 +305,13 @@ class _Run:
         """Held-out loss and sample grids, when due."""
         log, total = self.config.log, self.config.train.steps
         began = time.perf_counter()
-        if step in log.held_out_at or step == total or (step and step % log.held_out_every == 0):
-            key = jax.random.key(self.config.seed + 1)
-            sums, params = None, join(self.state.ema, self.frozen)
+        last = step == total
+        evaluate = step in log.held_out_at or last or (step and step % log.held_out_every == 0)
+        preview = self.preview and step and (last or step % log.sample_every == 0)
+        if evaluate or preview:
+            params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
+        if evaluate:
+            key, sums = jax.random.key(self.config.seed + 1), None
             for number, batch in enumerate(self.held_out):
                 found = self.evaluate(params, batch, jax.random.fold_in(key, number))
                 sums = add_sums(sums, jax.device_get(found))
@@ -279,6 +319,6 @@ class _Run:
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")
-        if self.preview and step and (step % log.sample_every == 0 or step == total):
-            self.reporter.image(step, "samples", self.preview(join(self.state.ema, self.frozen)))
+        if preview:
+            self.reporter.image(step, "samples", self.preview(params))
         self.clock.pause(time.perf_counter() - began)

@@ -5,17 +5,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.experiment import Experiment
 from onediff_jax.flow.path import add_noise, velocity
 from onediff_jax.flow.times import sample_sigmas
+from onediff_jax.models.layout import RowLayout
 from onediff_jax.models.lora import join
 from onediff_jax.optim import ema_decay
-from onediff_jax.state import TrainState
+from onediff_jax.parallel.mesh import row_shardings
+from onediff_jax.parallel.sharding import on_mesh, state_shardings
+from onediff_jax.state import TrainState, new_state
+from onediff_jax.tasks.definitions import TASKS
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -26,7 +32,7 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
 
     Frames of a bundle marked `clean` that its direction does not generate are given as data; the
     network is told a small σ, as in sampling, and they carry no loss. All other frames have
-    independent σ and weigh the same.
+    independent σ. Pictures weigh the same, ray maps flow.ray_weight.
 
     Returns:
       Mean squared error of the velocity over the weighted tokens, and sums per task:
@@ -58,6 +64,8 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
     )
     error = jnp.square(predicted - velocity(batch["tokens"], noise)).mean(-1)  # (r, c, t)
     weight = (batch["token_mask"] & ~to_chunks(given)).astype(jnp.float32)
+    of_frame = frame_weights(layout, experiment.config.flow.get("ray_weight", 1.0))
+    weight *= of_frame[layout.chunk_frame][:, None]
     loss = (error * weight).sum() / jnp.maximum(weight.sum(), 1.0)
     of_task = jax.nn.one_hot(batch["task"][:, layout.chunk_slot], len(TASK_NAMES))
     sums = {
@@ -67,6 +75,20 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
         "all_tokens": jnp.float32(batch["token_mask"].size),
     }
     return loss, sums
+
+
+def frame_weights(layout: RowLayout, ray_weight: float) -> np.ndarray:
+    """Weight in the loss of every frame of a row, (frames,) float32.
+
+    Ray maps vary three times as much as the light codec's pictures and are learned first; at full
+    weight they hold up everything else.
+    """
+    weights = []
+    for slot in layout.slots:
+        roles = TASKS["multiview"].frames if slot.group == "multiview" else ("image",)
+        of_role = [ray_weight if role == "ray" else 1.0 for role in roles]
+        weights += [of_role[frame % len(roles)] for frame in range(slot.frames)]
+    return np.array(weights, np.float32)
 
 
 def make_train_step(
@@ -96,7 +118,8 @@ def make_train_step(
             (loss, sums), grads = grad_fn(params, frozen, rows, jax.random.fold_in(key, number))
             return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
 
-        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
+        # Every device's rows are dealt out to all parts: no part moves between devices.
+        split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
         shapes = jax.eval_shape(
             lambda rows: one_shape(params, frozen, rows, key), jax.tree.map(lambda a: a[0], split)
         )
@@ -141,6 +164,49 @@ def make_train_step(
         return new, metrics
 
     return step
+
+
+def sharded_train_step(
+    experiment: Experiment,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+) -> tuple[Callable[[TrainState, Batch, Any], tuple[TrainState, Sums]], TrainState, Any]:
+    """The jitted step of (state, batch, frozen), and how its state and frozen weights lie.
+
+    The state is donated. With `ema.offload` the average lies in the memory of the host and visits
+    the devices for its update.
+    """
+    shapes = jax.eval_shape(lambda: new_state(experiment.init_params(), tx))
+    shardings = state_shardings(shapes, mesh)
+    frozen = state_shardings(experiment.frozen_shapes, mesh)
+    step = make_train_step(experiment, tx, schedule)
+    whole = step
+    if experiment.config.ema.get("offload", False):
+        ema = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), shardings.ema)
+        shardings = shardings._replace(ema=ema)
+
+        def whole(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, Sums]:
+            ema = jax.device_put(state.ema, on_device(shardings.ema))
+            return step(state._replace(ema=ema), batch, frozen)
+
+    jitted = jax.jit(
+        on_mesh(whole, mesh),
+        in_shardings=(shardings, row_shardings(mesh), frozen),
+        out_shardings=(shardings, jax.sharding.NamedSharding(mesh, jax.P())),
+        donate_argnums=0,
+    )
+    return jitted, shardings, frozen
+
+
+def on_device(shardings: Any) -> Any:
+    """The same shardings, those in the memory of the host in that of the devices."""
+
+    def one(sharding):
+        on_host = sharding.memory_kind == "pinned_host"
+        return sharding.with_memory_kind("device") if on_host else sharding
+
+    return jax.tree.map(one, shardings)
 
 
 def make_eval_step(experiment: Experiment) -> Callable[[Any, Batch, jax.Array], Sums]:

@@ -1,8 +1,11 @@
 """Every benchmark runs and prints its tables: at sizes whose numbers mean nothing."""
 
 import math
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,11 +28,8 @@ def tables(text: str) -> list[list[list[str]]]:
     return [[row.strip("| ").split(" | ") for row in table.splitlines()] for table in found]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_smoke(load, capsys, name):
-    load(name)["main"](["--smoke"])
-    printed = capsys.readouterr().out
+def check(printed: str) -> None:
+    """Whole tables of finite numbers, and a sentence at the end."""
     found = tables(printed)
     numbers = [cell for rows in found for row in rows[2:] for cell in row[1:]]
     cells = [c for c in numbers if re.fullmatch(r"-?[\d.,]+%?", c)]
@@ -40,15 +40,25 @@ def test_smoke(load, capsys, name):
     assert printed.splitlines()[-1][-1] == "."
 
 
-def test_flops_count_what_a_scan_repeats(load):
-    import jax
-    import jax.numpy as jnp
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_smoke(load, capsys, name):
+    load(name)["main"](["--smoke"])
+    check(capsys.readouterr().out)
 
-    def chain(x, w):
-        return jax.lax.scan(lambda x, _: (jax.nn.relu(x @ w), None), x, length=5)[0] @ w
 
-    jaxpr = jax.make_jaxpr(jax.jit(chain))(jnp.zeros((3, 7)), jnp.zeros((7, 7)))
-    assert load("flops")["matmul_flops"](jaxpr) == 6 * 2 * 3 * 7 * 7
+@pytest.mark.slow
+def test_smoke_of_data():
+    """In a process without jax: the loader that it compares with forks."""
+    pytest.importorskip("torch")
+    pytest.importorskip("webdataset")
+    command = [sys.executable, str(BENCHMARKS / "data.py"), "--smoke"]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    check(
+        subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+    )
 
 
 def test_in_turn_leaves_out_the_first_round(load):

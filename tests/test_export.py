@@ -140,6 +140,19 @@ def test_an_export_is_replaced_only_when_asked_and_whole(workdir, saved, tmp_pat
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_the_next_export_removes_what_a_killed_one_left(workdir, saved, tmp_path):
+    """The folder of one that is still at work, and those of other names, stay."""
+    names = (".x-1.partial", ".x-2.partial", ".xy-3.partial")
+    for name in names:
+        (tmp_path / name / "transformer").mkdir(parents=True)
+    with export_module._locked(tmp_path / names[1]) as ours:
+        assert ours
+        run(workdir, tmp_path / "x")
+        assert {path.name for path in tmp_path.iterdir()} == {*names[1:], "x"}
+    run(workdir, tmp_path / "x", overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {names[2], "x"}
+
+
 def test_what_is_no_export_is_never_replaced(workdir, saved, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ExportError, match="not an export"):

@@ -18,7 +18,7 @@ ARROWS = {
     "flow": (("flow",), {"jax", "jaxtyping", "numpy"}),
     "models": (("models",), None),
     "data": (("data", "tasks", *NUMPY_ONLY), None),
-    "parallel": (("parallel", "experiment"), {"jax", "ml_collections", "numpy"}),
+    "parallel": (("parallel", "experiment", "workdir"), {"jax", "ml_collections", "numpy"}),
     "interop": (("interop", "models"), None),
 }
 # Folder → what it must not import, of others.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onediff_jax.checkpoint import Checkpoints
+from onediff_jax.main import keep_compiled
 from onediff_jax.workdir import Workdir
 from tests.experiments import CONFIGS, shrunken
 
@@ -109,3 +110,15 @@ def test_workdirs_that_cannot_be_used(tmp_path):
     assert code == 1 and len(lines) == 1, lines
     assert lines[0].startswith(f"error: checkpoint 3 in {workdir / 'checkpoints'} cannot be read")
     assert "it may be damaged" in lines[0]
+
+
+def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
+    """In the user's cache, by kind of CPU; not where the environment says otherwise."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    keep_compiled()
+    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.parent == tmp_path / "onediff_jax" and folder.name.startswith(os.uname().machine)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == ""

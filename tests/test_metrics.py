@@ -1,13 +1,18 @@
-"""What a run reports: lines that can be read back, means per task, where the time went."""
+"""What a run reports: lines that can be read back, means per task."""
 
 import json
-import time
 
 import numpy as np
-import pytest
 
 from onediff_jax.data.rows import TASK_NAMES
-from onediff_jax.metrics import Clock, Reporter, add_sums, memory_peak_gib, task_means, time_left
+from onediff_jax.metrics import (
+    Reporter,
+    add_sums,
+    console_line,
+    memory_peak_gib,
+    task_means,
+    time_left,
+)
 
 
 def test_lines_are_json_also_when_a_loss_is_not(tmp_path):
@@ -52,22 +57,14 @@ def test_means_per_task():
     assert list(task_means(sums, "held_out")) == [f"held_out/{TASK_NAMES[i]}" for i in (0, 3)]
 
 
-def test_clock(monkeypatch):
-    """10 s: 4 steps, 1 s waiting, 2 s on checkpoints."""
-    now = [100.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = Clock()
-    assert clock.report() == {}  # no step, no rate
-    for _ in range(4):
-        clock.tick()
-    clock.wait(1.0)
-    clock.pause(2.0)
-    now[0] = 110.0
-    found = clock.report()
-    assert found == pytest.approx({"steps_per_second": 0.5, "data_wait": 0.125, "goodput": 0.7})
-    clock.tick()
-    now[0] = 112.0
-    assert clock.report()["steps_per_second"] == pytest.approx(0.5)
+def test_console_line():
+    values = {"loss": 0.5, "loss/depth2image": 0.25, "steps_per_second": 2.0, "data_wait": 0.125}
+    line = console_line(10, 7210, values | {"mfu": 0.4567})
+    assert line == (
+        "step 10/7210  2.00 steps/s  left 1:00:00  wait 12.5%  MFU 45.7%  loss 0.5000  | "
+        "depth2image 0.250"
+    )
+    assert console_line(10, 20, {"loss": 0.5}) == "step 10/20  loss 0.5000  | "
 
 
 def test_time_left():

@@ -14,6 +14,7 @@ import pytest
 
 from onediff_jax.checkpoint import CheckpointError, Checkpoints
 from onediff_jax.optim import make_optimizer
+from onediff_jax.parallel.program import RecompileError
 from onediff_jax.state import new_state
 from onediff_jax.train import NotFiniteError, _Run, train
 from onediff_jax.workdir import WorkdirError
@@ -46,11 +47,14 @@ def final_state(workdir: Path, step: int = STEPS):
     checkpoints = Checkpoints(workdir)
     _, state, data = checkpoints.restore(abstract, step)
     checkpoints.close()
+    assert data.pop("productive_seconds") > 0
     return jax.tree.map(np.asarray, state), data
 
 
 def assert_same(workdir: Path, straight: Path) -> None:
-    """Bit for bit: parameters, EMA, optimizer, counters, the data's state, and every loss."""
+    """Bit for bit: parameters, EMA, optimizer, counters, the data's state, and every loss; only the
+    time that it took differs.
+    """
     (found, data), (want, want_data) = final_state(workdir), final_state(straight)
     assert data == want_data
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(want)]
@@ -114,6 +118,9 @@ def test_straight_run(straight):
     assert all(np.isfinite(v) for values in found.values() for v in values.values())
     first, last = (np.mean([found[s]["loss"] for s in part]) for part in ((1, 2, 3), (38, 39, 40)))
     assert last < 0.98 * first
+    watched = json.loads((straight / "metrics.jsonl").read_text().splitlines()[9])
+    assert 0 < watched["goodput"] < 1 and 0 <= watched["data_wait"] < 1
+    assert watched["tokens_per_second"] > 0 and watched["model_tflops_per_device"] > 0
     assert found[STEPS]["held_out"] > 0 and "held_out/depth2image" in found[STEPS]
     assert steps_saved(straight) == [STEPS - 5, STEPS]
     assert any(p.name.startswith("events.out.tfevents") for p in straight.iterdir())
@@ -175,10 +182,10 @@ def test_bad_steps_are_survived_and_a_run_of_them_stops(tmp_path, monkeypatch):
     """Batches that are not finite: one at step 4, and all from step 8 on."""
     good = _Run.to_devices
 
-    def to_devices(self, batch):
+    def to_devices(self, batch, rows):
         if self.batches.batches == 4 or self.batches.batches >= 8:
-            batch = {**batch, "tokens": batch["tokens"] * np.inf}
-        return good(self, batch)
+            batch = {**batch, "tokens": np.full_like(batch["tokens"], np.inf)}
+        return good(self, batch, rows)
 
     monkeypatch.setattr(_Run, "to_devices", to_devices)
     message = r"3 steps in a row .* up to step \d+; the last checkpoints are \[5"
@@ -206,3 +213,19 @@ def test_refused_before_anything_is_compiled(tmp_path, changes, message):
         train(shrunken(**changes), tmp_path / "run")
     assert time.monotonic() - began < 10
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_step_that_would_be_compiled_again_stops(tmp_path, monkeypatch):
+    """Here the captions of one batch lose a word."""
+    good = _Run.to_devices
+
+    def to_devices(self, batch, rows):
+        if self.batches.batches == 4:
+            batch = {k: v[:, :, 1:] if k.startswith("text") else v for k, v in batch.items()}
+        return good(self, batch, rows)
+
+    monkeypatch.setattr(_Run, "to_devices", to_devices)
+    message = r"the train step would have to be compiled again: (.|\n)*\['text'\]"
+    with pytest.raises(RecompileError, match=message):
+        train(shrunken(**CONFIG), tmp_path)
+    assert list(losses(tmp_path)) == [1, 2, 3]

@@ -11,9 +11,10 @@ import pytest
 from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.experiment import make_experiment
 from onediff_jax.flow.times import sample_sigmas
+from onediff_jax.models.layout import RowLayout, Slot
 from onediff_jax.optim import make_optimizer
 from onediff_jax.state import new_state
-from onediff_jax.train_step import flow_loss, make_eval_step, make_train_step
+from onediff_jax.train_step import flow_loss, frame_weights, make_eval_step, make_train_step
 from tests.experiments import batches, experiment, random_params, shrunken
 
 KEY = jax.random.key(3)
@@ -30,6 +31,10 @@ def parts(found=None):
     return tx, jax.jit(make_train_step(found, tx, schedule))
 
 
+def of_frame() -> np.ndarray:
+    return frame_weights(experiment().layout, experiment().config.flow.ray_weight)
+
+
 def frames_of(row: dict, layout) -> np.ndarray:
     """Valid tokens of every frame (r, f)."""
     found = np.zeros(row["generate"].shape, int)
@@ -38,18 +43,24 @@ def frames_of(row: dict, layout) -> np.ndarray:
     return found
 
 
+def test_frame_weights():
+    layout = RowLayout((Slot("i2i", 2, 4), Slot("multiview", 4, 4), Slot("multiview", 2, 4)))
+    want = np.array([1, 1, 1, 0.25, 1, 0.25, 1, 0.25])
+    np.testing.assert_array_equal(frame_weights(layout, 0.25), want)
+
+
 def test_given_frames_carry_no_loss():
-    """Tokens that count = valid tokens, without the given frames of clean bundles; per task."""
+    """Weights that count: valid tokens', without the given frames of clean bundles; per task."""
     layout = experiment().layout
     row = dict(batches()[0])
     row["clean"] = np.ones_like(row["clean"])
     row["clean"][:, 2] = False
     found = evaluate()(random_params(), row, KEY)
     counted = row["generate"] | ~row["clean"][:, layout.frame_slot]
-    tokens = frames_of(row, layout) * counted
+    tokens = frames_of(row, layout) * counted * of_frame()
     want = np.zeros(len(TASK_NAMES))
     np.add.at(want, row["task"][:, layout.frame_slot], tokens)
-    np.testing.assert_array_equal(found["task_tokens"], want)
+    np.testing.assert_allclose(found["task_tokens"], want, rtol=1e-6)
     assert 0 < want.sum() < found["valid_tokens"] == row["token_mask"].sum()
     assert found["all_tokens"] == row["token_mask"].size
 
@@ -64,7 +75,9 @@ def test_loss_of_the_zero_network():
     target = np.asarray(jax.random.normal(noise_key, row["tokens"].shape)) - row["tokens"]
     given = ~row["generate"] & row["clean"][:, layout.frame_slot]
     weight = row["token_mask"] & ~given[:, layout.chunk_frame][..., None]
-    np.testing.assert_allclose(loss, np.square(target)[weight].mean(), rtol=1e-5)
+    weight = weight * of_frame()[layout.chunk_frame][:, None]
+    want = (np.square(target).mean(-1) * weight).sum() / weight.sum()
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
     np.testing.assert_allclose(sums["task_loss"].sum() / sums["task_tokens"].sum(), loss, rtol=1e-5)
 
 
@@ -172,7 +185,7 @@ def test_accumulation_averages_its_parts():
     grad = jax.jit(jax.value_and_grad(lambda *args: flow_loss(*args, made), has_aux=True))
     found = []
     for part in (0, 1):
-        half = {k: v[2 * part : 2 * part + 2] for k, v in row.items()}
+        half = {k: v[part::2] for k, v in row.items()}
         found.append(grad(params, half, jax.random.fold_in(key, part)))
     ((one, sums_one), grads_one), ((two, sums_two), grads_two) = found
     assert float(one) != float(two)

@@ -4,11 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from ml_collections import ConfigDict
 
-from onediff_jax.workdir import Workdir, WorkdirError, differences, load_config, write_json
+from onediff_jax.workdir import (
+    Workdir,
+    WorkdirError,
+    await_claim,
+    differences,
+    fingerprint,
+    load_config,
+    write_json,
+)
 
 CONFIG = {
     "seed": 0,
@@ -111,3 +120,33 @@ def test_files_are_written_whole(tmp_path):
         write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_other_stores_are_refused():
+    with pytest.raises(WorkdirError, match=r"s3://runs/one: .* only gs:// .* mount others"):
+        Workdir("s3://runs/one", config())
+
+
+def test_what_the_claiming_process_wrote_must_be_seen(tmp_path):
+    with pytest.raises(WorkdirError, match="must lie on storage that all processes share"):
+        await_claim(tmp_path / "elsewhere", seconds=0)
+    Workdir(tmp_path, config()).release()
+    assert await_claim(tmp_path, seconds=0) == tmp_path
+
+
+def test_the_first_start_stays(tmp_path):
+    first = Workdir(tmp_path, config())
+    first.release()
+    again = Workdir(tmp_path, config())
+    again.release()
+    assert first.first_start == again.first_start
+    assert abs(first.first_start - time.time()) < 60
+
+
+def test_fingerprint():
+    """Settings, versions, and a hash of every source file."""
+    found = fingerprint(config(), "runs/x")
+    assert found["config"]["seed"] == 0 and found["workdir"] == "runs/x"
+    assert found["versions"]["jax"] and len(found["code"]["parallel/mesh.py"]) == 12
+    assert found == fingerprint(config(), "runs/x")
+    assert differences(found, fingerprint(config(seed=3), "runs/x")) == [("config.seed", 0, 3)]

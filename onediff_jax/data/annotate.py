@@ -7,13 +7,11 @@ before an Annotator is made.
 """
 
 import dataclasses
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, Source, check_captions
+from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, check_captions
 from onediff_jax.data.sources.labels import check_label, choose_colors
 from onediff_jax.tasks import conditions, draw
 
@@ -32,8 +30,6 @@ _PIPELINES = {
 }
 # Kinds of depth models whose output is metres; the others give nearness up to scale and shift.
 _METRIC = ("depth_pro", "glpn", "prompt_depth_anything", "zoedepth")
-# Pictures that wait for each other: of one size they make a batch.
-_READ_AHEAD = 16
 _REQUEST = "Describe the picture in one sentence."
 
 
@@ -63,8 +59,8 @@ class Annotator:
       batch_size: pictures per call of a model.
       max_caption_tokens: where a caption is cut.
 
-    Raises ValueError for an unknown kind, and RuntimeError when transformers is not installed or a
-    model cannot be loaded as what it is needed for.
+    Raises ValueError for an unknown kind, or a model that cannot be loaded as what it is needed
+    for, and ImportError when transformers or torch is not installed.
     """
 
     def __init__(
@@ -84,7 +80,7 @@ class Annotator:
             import torch
             import transformers
         except ImportError as error:
-            raise RuntimeError("annotators need `pip install transformers torch`") from error
+            raise ImportError("annotators need `pip install transformers torch`") from error
         if device is None:
             device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self._models, self._batch_size = dict(models), batch_size
@@ -94,11 +90,7 @@ class Annotator:
             try:
                 self._pipes[kind] = _load(transformers, kind, model, device)
             except (OSError, ValueError, KeyError) as error:
-                raise RuntimeError(f"{model!r} cannot be loaded for {kind}: {error}") from error
-
-    def describe(self) -> dict[str, str]:
-        """Kind -> model."""
-        return dict(self._models)
+                raise ValueError(f"{model!r} cannot be loaded for {kind}: {error}") from error
 
     def annotate(self, examples: list[RawExample]) -> list[list[RawExample | BadRecord]]:
         """What each picture gives.
@@ -197,63 +189,6 @@ class Annotator:
         config = self._pipes[kind].model.config
         stated = getattr(config, "depth_estimation_type", None)
         return stated == "metric" or config.model_type in _METRIC
-
-
-class AnnotatedSource:
-    """A source whose pictures are annotated as they are read; other tasks pass through.
-
-    The models are loaded where reading begins, once per process.
-
-    Args:
-      source: to read.
-      models: kind → folder or hub name, see `parse`.
-      options: of Annotator.
-
-    Raises ValueError for an unknown kind, or no models.
-    """
-
-    def __init__(self, source: Source, models: dict[str, str], **options):
-        if not models or set(models) - set(KINDS):
-            raise ValueError(f"{models=} must name a model for some of {list(KINDS)}")
-        self._source, self._models, self._options = source, dict(models), options
-        self._annotator: Annotator | None = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self):
-        return self.__dict__ | {"_annotator": None, "_lock": None}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock())
-
-    def shards(self) -> list[str]:
-        return self._source.shards()
-
-    def describe(self) -> dict[str, Any]:
-        return {**self._source.describe(), "annotate": self._models, **self._options}
-
-    def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
-        waiting: list[RawExample] = []
-        for record in self._source.read(shard):
-            if isinstance(record, RawExample) and record.task == "text2image":
-                waiting.append(record)
-                if len(waiting) < _READ_AHEAD:
-                    continue
-                record = None
-            yield from self._annotated(waiting)
-            waiting = []
-            if record is not None:
-                yield record
-        yield from self._annotated(waiting)
-
-    def _annotated(self, examples: list[RawExample]) -> Iterator[RawExample | BadRecord]:
-        if not examples:
-            return
-        with self._lock:  # threads that read share the models
-            if self._annotator is None:
-                self._annotator = Annotator(self._models, **self._options)
-            results = self._annotator.annotate(examples)
-        for result in results:
-            yield from result
 
 
 class _EdgeModel:

@@ -18,12 +18,14 @@ class Bundle:
       frames: uint8 (H, W, 3) pictures, or float (H/8, W/8, 16) latents: ray maps,
         and pictures that are stored as latents.
       truth: what evaluation compares with (depth in world units, masks, cameras …).
+      text: (l, d) embedding of the prompt, where it was computed beforehand.
     """
 
     task: str
     prompt: str
     frames: tuple[np.ndarray, ...]
     truth: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    text: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,4 +48,5 @@ class Encoded:
 def encode_bundle(bundle: Bundle, codec: LightCodec) -> Encoded:
     """Encodes the pictures of a bundle; ray maps pass through."""
     frames = [codec.encode(f) if f.dtype == np.uint8 else f for f in bundle.frames]
-    return Encoded(bundle.task, bundle.prompt, tuple(f.astype(np.float16) for f in frames))
+    halves = tuple(f.astype(np.float16) for f in frames)
+    return Encoded(bundle.task, bundle.prompt, halves, bundle.text)

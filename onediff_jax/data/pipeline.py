@@ -67,7 +67,8 @@ class RowSource:
       packer: puts one bundle per slot into a row.
       draws: what is drawn per bundle.
       seed: of those draws.
-      share: (process index, process count, rows per batch): which rows are local.
+      batch_size: rows per batch over all processes.
+      places: which rows of every batch are read here; None for all.
     """
 
     def __init__(
@@ -76,15 +77,16 @@ class RowSource:
         packer: RowPacker,
         draws: Draws,
         seed: int,
-        share: tuple[int, int, int],
+        batch_size: int,
+        places: Sequence[int] | None = None,
     ):
         self._groups, self._packer, self._draws, self._seed = groups, packer, draws, seed
-        self._process, self._processes, self._rows = share
+        self._rows, self._places = batch_size, places or range(batch_size)
         slots = packer.layout.slots
         order: dict[str, int] = {}
-        self._places = []  # per slot: its group and its number within the group
+        self._numbers = []  # per slot: its group and its number within the group
         for slot in slots:
-            self._places.append((slot.group, order.get(slot.group, 0)))
+            self._numbers.append((slot.group, order.get(slot.group, 0)))
             order[slot.group] = order.get(slot.group, 0) + 1
         self._per_row = order
 
@@ -92,12 +94,11 @@ class RowSource:
         return _ENDLESS
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
-        local = self._rows // self._processes
-        batch, place = divmod(int(index), local)
-        row = batch * self._rows + self._process * local + place
+        batch, place = divmod(int(index), len(self._places))
+        row = batch * self._rows + self._places[place]
         rng = np.random.default_rng((self._seed, row))
         placed = []
-        for group, number in self._places:
+        for group, number in self._numbers:
             example = self._groups[group][row * self._per_row[group] + number]
             placed.append(self._place(example.draw(rng), rng))
         return self._packer(placed)
@@ -157,8 +158,7 @@ def row_batches(
     *,
     seed: int,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Sequence[int] | None = None,
     threads: int = 1,
     prefetch: int = 8,
 ) -> "BatchIterator":
@@ -166,22 +166,23 @@ def row_batches(
 
     Args:
       batch_size: rows per batch over all processes.
+      places: which rows of every batch are read here, of 0 … batch_size − 1; None for all.
       threads: readers; their number does not change the order.
       prefetch: batches kept ready.
 
-    Raises ValueError when a slot has no task, a group no slot, or the batch cannot be split.
+    Raises ValueError when a slot has no task, a group no slot, or the batch no such rows.
     """
     wanted = {slot.group for slot in packer.layout.slots}
     if missing := wanted - set(groups):
         raise ValueError(f"rows have slots for {sorted(missing)}, but no task of data.tasks fits")
     if unused := set(groups) - wanted:
         raise ValueError(f"tasks of group {sorted(unused)} have no slot in rows")
-    if batch_size <= 0 or batch_size % process_count:
-        raise ValueError(f"{batch_size=} must be a positive multiple of {process_count=}")
-    share = (process_index, process_count, batch_size)
-    rows = grain.MapDataset.source(RowSource(groups, packer, draws, seed, share))
+    places = tuple(range(batch_size) if places is None else places)
+    if not places or not set(places) <= set(range(batch_size)):
+        raise ValueError(f"{places=} must be rows of a batch of {batch_size=}")
+    rows = grain.MapDataset.source(RowSource(groups, packer, draws, seed, batch_size, places))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    batches = rows.batch(batch_size // process_count)
+    batches = rows.batch(len(places))
     return BatchIterator(batches.to_iter_dataset(options).__iter__())
 
 

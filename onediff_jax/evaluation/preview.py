@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from onediff_jax.evaluation.held_out import examples
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
@@ -14,12 +15,16 @@ from onediff_jax.tasks.definitions import get_task
 class Preview:
     """One bundle of every task and direction; call it with parameters for a contact sheet."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, mesh: Mesh):
         log = experiment.config.log
         self._experiment = experiment
         self._examples = examples(experiment, 1)
         self._sampler = RowSampler(
-            experiment, rows=log.sample_rows, steps=log.sample_steps, guidance=log.guidance
+            experiment,
+            rows=log.sample_rows,
+            steps=log.sample_steps,
+            guidance=log.guidance,
+            mesh=mesh,
         )
 
     def __call__(self, params: Any) -> np.ndarray:

@@ -154,7 +154,7 @@ def load_export(folder: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
     # The encoders that came along, wherever those of the run are now.
     if config.data.get("encoder", "light") != "light":
         config.data.encoder = str(folder)
-    if config.text.get("folder"):
+    if config.text.get("kind", "hashed") != "hashed":
         config.text.folder = str(folder)
     return config, read_weights(found, param_shapes(network))
 

@@ -1,12 +1,32 @@
-"""One entry for attention. Everything that attends goes through `attention`."""
+"""One entry for attention. Everything that attends goes through `attention`.
 
+    reference   plain XLA, everywhere: what the others must agree with
+    chunked     the same, some queries at a time: memory grows with the keys only
+    splash      Pallas kernel for TPUs
+    tokamax     Pallas kernel for NVIDIA GPUs from Hopper on, of the package tokamax
+    cudnn       cuDNN's kernel for NVIDIA GPUs; it has no soft cap
+
+Kernels run on each device by themselves, under the mesh that is set while the caller is traced
+(parallel/sharding.py: `on_mesh`); without one they run on a single device.
+"""
+
+import importlib.util
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
+Implementation = Literal["auto", "reference", "chunked", "splash", "tokamax", "cudnn"]
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "splash", "tokamax", "cudnn")
+SAVED = "attention"  # name of what a rematerialised backward pass may keep of it
+
 _MASKED = -1e30  # finite: a row whose keys are all masked gives numbers, not NaN
+_LANES = 128  # of a TPU: fewer queries than this are not worth a kernel
+_LONG = 2**22  # queries × keys of one head beyond which logits are not kept whole
 
 
 def attention(
@@ -17,29 +37,95 @@ def attention(
     mask: Bool[Array, "b s"] | None = None,
     softcap: float | None = None,
     heads: Literal["repeat", "tile"] = "repeat",
+    implementation: Implementation = "auto",
 ) -> Float[Array, "b t n h"]:
     """Grouped-query attention, softmax in float32.
 
     Args:
       q, k, v: projections; n query heads share k key heads.
-      mask: which keys may be attended; None means all.
+      mask: which keys may be attended; None means all. Where a sequence has no such key, the
+        result is the mean of all its values.
       softcap: logits become cap·tanh(logits/cap).
       heads: "repeat": query head i reads key head i // (n/k); "tile": it reads i % k. The released
         weights use the first for self-attention and the second for text.
+      implementation: one of IMPLEMENTATIONS; "auto" is `choose`'s.
 
-    Raises ValueError when k does not divide n, or `heads` is unknown.
+    Raises ValueError when k does not divide n, and as `check_implementation`.
     """
-    b, t, n, h = q.shape
-    kv_heads = k.shape[2]
+    n, kv_heads = q.shape[2], k.shape[2]
     if n % kv_heads:
         raise ValueError(f"{n} query heads must be a multiple of {kv_heads} key heads")
+    if heads not in ("repeat", "tile"):
+        raise ValueError(f"{heads=} must be 'repeat' or 'tile'")
+    check_implementation(implementation, softcap=softcap)
+    if implementation == "auto":
+        implementation = choose(q.shape[1], k.shape[1], q.dtype, softcap=softcap)
+    if implementation == "reference":
+        return checkpoint_name(reference(q, k, v, mask, softcap=softcap, heads=heads), SAVED)
+    if heads == "tile":
+        q = _swap_heads(q, n // kv_heads)
+    if implementation == "chunked":
+        from onediff_jax.models.attention_chunked import chunked
+
+        out = checkpoint_name(chunked(q, k, v, mask, softcap=softcap), SAVED)
+    else:
+        out = _on_each_device(_kernel(implementation, softcap), q, k, v, mask)
+    return _swap_heads(out, kv_heads) if heads == "tile" else out
+
+
+def check_implementation(name: str, *, softcap: float | None) -> None:
+    """Raises ValueError for an unknown name, one that has no soft cap, or a missing package."""
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"model.attention={name!r} must be one of {IMPLEMENTATIONS}")
+    if name == "cudnn" and softcap is not None:
+        raise ValueError(
+            f"model.attention='cudnn' has no soft cap, and model.attention_softcap={softcap}; "
+            "choose 'tokamax', 'chunked' or 'auto'"
+        )
+    if name == "tokamax" and importlib.util.find_spec("tokamax") is None:
+        raise ValueError("model.attention='tokamax' needs that package: pip install tokamax")
+
+
+def choose(
+    tokens: int,
+    keys: int,
+    dtype: jnp.dtype,
+    *,
+    softcap: float | None,
+    platform: str | None = None,
+) -> str:
+    """What "auto" means for so many queries and keys of a sequence.
+
+    `platform` is jax's ("cpu", "gpu", "tpu"); None: of the mesh that is set, or the default one.
+    """
+    platform = platform or _platform()
+    if platform == "tpu" and tokens >= _LANES:
+        return "splash"
+    if platform in ("gpu", "cuda"):
+        from onediff_jax.models.attention_gpu import best
+
+        if kernel := best(dtype, softcap=softcap):
+            return kernel
+    return "chunked" if tokens * keys > _LONG else "reference"
+
+
+def reference(
+    q: Float[Array, "b t n h"],
+    k: Float[Array, "b s k h"],
+    v: Float[Array, "b s k h"],
+    mask: Bool[Array, "b s"] | None,
+    *,
+    softcap: float | None,
+    heads: str = "repeat",
+) -> Float[Array, "b t n h"]:
+    """Attention in plain XLA: logits of all queries and keys at once."""
+    b, t, n, h = q.shape
+    kv_heads = k.shape[2]
     groups = n // kv_heads
     if heads == "repeat":
         q = q.reshape(b, t, kv_heads, groups, h)
-    elif heads == "tile":
-        q = q.reshape(b, t, groups, kv_heads, h).swapaxes(2, 3)
     else:
-        raise ValueError(f"{heads=} must be 'repeat' or 'tile'")
+        q = q.reshape(b, t, groups, kv_heads, h).swapaxes(2, 3)
     logits = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
     logits = logits * h**-0.5
     if softcap is not None:
@@ -51,3 +137,56 @@ def attention(
     if heads == "tile":
         out = out.swapaxes(2, 3)
     return out.reshape(b, t, n, h)
+
+
+def mean_where_no_key(
+    q: Float[Array, "b t n h"], mask: Bool[Array, "b s"] | None
+) -> tuple[Float[Array, "b t n h"], Bool[Array, "b s"] | None]:
+    """For kernels: sequences without a key attend to all, with queries of zero, so to all alike."""
+    if mask is None:
+        return q, None
+    some = mask.any(-1, keepdims=True)
+    return q * some[..., None, None].astype(q.dtype), mask | ~some
+
+
+def _swap_heads(x: Array, inner: int) -> Array:
+    """Heads (outer, inner) → (inner, outer): "tile" to "repeat" order with n/k, back with k."""
+    b, t, n, h = x.shape
+    return x.reshape(b, t, inner, n // inner, h).swapaxes(2, 3).reshape(b, t, n, h)
+
+
+def _kernel(name: str, softcap: float | None) -> Callable:
+    """A function of (q, k, v, mask) on one device, heads in "repeat" order."""
+    if name == "splash":
+        from onediff_jax.models.attention_splash import splash
+
+        interpret = _platform() != "tpu"
+        return lambda q, k, v, mask: splash(q, k, v, mask, softcap=softcap, interpret=interpret)
+    from onediff_jax.models.attention_gpu import cudnn, tokamax
+
+    if name == "cudnn":
+        return cudnn
+    return lambda q, k, v, mask: tokamax(q, k, v, mask, softcap=softcap)
+
+
+def _platform() -> str:
+    """Where the computation will run: not here, when it is compiled for other machines."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+def _on_each_device(kernel: Callable, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """Sequences over the batch axes of the mesh, heads over `tensor`, queries over `sequence`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return kernel(q, k, v, mask)
+    rows = tuple(axis for axis in ("replica", "fsdp") if axis in mesh.axis_names)
+    heads = "tensor" if k.shape[2] % mesh.shape.get("tensor", 1) == 0 else None
+    tokens = "sequence" if q.shape[1] % mesh.shape.get("sequence", 1) == 0 else None
+    keys = P(rows, None, heads, None)
+    return jax.shard_map(
+        kernel,
+        in_specs=(P(rows, tokens, heads, None), keys, keys, None if mask is None else P(rows)),
+        out_specs=P(rows, tokens, heads, None),
+        check_vma=False,  # kernels do not say over which axes their results vary
+    )(q, k, v, mask)

@@ -6,7 +6,6 @@ takes (b, f, h, w, c) latents, as sampling does. Every frame has its own timeste
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from onediff_jax.models.attention import attention
+from onediff_jax.models.attention import Implementation, attention, check_implementation
 from onediff_jax.models.layers import (
     AdaLN,
     FeedForward,
@@ -24,9 +23,9 @@ from onediff_jax.models.layers import (
     xavier,
 )
 from onediff_jax.models.layout import RowLayout, Slot
+from onediff_jax.models.patches import patchify, unpatchify
+from onediff_jax.models.remat import Remat, check_remat, rematerialised
 from onediff_jax.models.rope import apply_rope, cos_sin, grid_positions, rope_angles
-
-Remat = Literal["none", "attention", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +88,16 @@ class NextDiTConfig:
 class Attention(nnx.Module):
     """Self-attention per slot, gated attention over the slot's caption, one output projection."""
 
-    def __init__(self, cfg: NextDiTConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(
+        self,
+        cfg: NextDiTConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        implementation: Implementation,
+    ):
         width, kv_width = cfg.hidden_size, cfg.num_kv_heads * cfg.head_dim
+        self.implementation = implementation
         self.num_heads, self.num_kv_heads = cfg.num_heads, cfg.num_kv_heads
         self.softcap = cfg.attention_softcap
         linear = functools.partial(
@@ -111,17 +118,18 @@ class Attention(nnx.Module):
     def __call__(self, x, text, rope, masks, layout: RowLayout):
         """x (r, c, t, d), text (r, s, l, caption) → (r, c, t, d)."""
         r, c, t, _ = x.shape
-        q = self.q_norm(self.wq(x)).reshape(r, c, t, self.num_heads, -1)
-        k = self.k_norm(self.wk(x)).reshape(r, c, t, self.num_kv_heads, -1)
-        v = self.wv(x).reshape(r, c, t, self.num_kv_heads, -1)
-        q = checkpoint_name(apply_rope(q, *rope), "qkv")
-        k = checkpoint_name(apply_rope(k, *rope), "qkv")
-        v = checkpoint_name(v, "qkv")
+        # Kept before the norms, whose gradient needs them; the rest is cheap to repeat.
+        q, k, v = (checkpoint_name(w(x), "qkv") for w in (self.wq, self.wk, self.wv))
+        q = apply_rope(self.q_norm(q).reshape(r, c, t, self.num_heads, -1), *rope)
+        k = apply_rope(self.k_norm(k).reshape(r, c, t, self.num_kv_heads, -1), *rope)
+        v = v.reshape(r, c, t, self.num_kv_heads, -1)
         slots, words = text.shape[1:3]
-        k_text = self.ky_norm(self.wk_y(text)).reshape(r, slots, words, self.num_kv_heads, -1)
-        v_text = self.wv_y(text).reshape(r, slots, words, self.num_kv_heads, -1)
+        k_text, v_text = (checkpoint_name(w(text), "text") for w in (self.wk_y, self.wv_y))
+        k_text = self.ky_norm(k_text).reshape(r, slots, words, self.num_kv_heads, -1)
+        v_text = v_text.reshape(r, slots, words, self.num_kv_heads, -1)
         gate = jnp.tanh(self.gate[...]).astype(x.dtype)[:, None]
 
+        attend = functools.partial(attention, implementation=self.implementation)
         token_mask, text_mask = masks
         outputs = []
         for run in layout.runs:
@@ -135,20 +143,15 @@ class Attention(nnx.Module):
                 return part.reshape(r * run.count, *a.shape[2:])
 
             q_run = tokens(q)
-            own = attention(
-                q_run,
-                tokens(k),
-                tokens(v),
-                mask=None if token_mask is None else tokens(token_mask),
-                softcap=self.softcap,
-            )
-            cross = attention(
+            mask = None if token_mask is None else tokens(token_mask)
+            own = attend(q_run, tokens(k), tokens(v), mask=mask, softcap=self.softcap)
+            cross = attend(
                 q_run, captions(k_text), captions(v_text), mask=captions(text_mask), heads="tile"
             )
             out = own + gate * cross
             outputs.append(out.reshape(r, run.stop - run.start, t, -1))
         out = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
-        return checkpoint_name(self.wo(checkpoint_name(out, "attention")), "wo")
+        return checkpoint_name(self.wo(out), "wo")
 
 
 def _open_gates(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -164,9 +167,16 @@ def _open_gates(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax
 class Block(nnx.Module):
     """Sandwich-normed attention and feed-forward; adaLN scales and tanh gates, no shifts."""
 
-    def __init__(self, cfg: NextDiTConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(
+        self,
+        cfg: NextDiTConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        implementation: Implementation,
+    ):
         norm = functools.partial(RMSNorm, eps=cfg.norm_eps)
-        self.attention = Attention(cfg, rngs=rngs, dtype=dtype)
+        self.attention = Attention(cfg, rngs=rngs, dtype=dtype, implementation=implementation)
         self.feed_forward = FeedForward(cfg.hidden_size, cfg.ffn_dim, rngs=rngs, dtype=dtype)
         self.attention_norm1 = norm(cfg.hidden_size)
         self.attention_norm2 = norm(cfg.hidden_size)
@@ -189,7 +199,7 @@ class Block(nnx.Module):
             layout,
         )
         x = x + jnp.tanh(gate_msa) * self.attention_norm2(y)
-        y = self.feed_forward(self.ffn_norm1(x) * (1 + scale_mlp))
+        y = checkpoint_name(self.feed_forward(self.ffn_norm1(x) * (1 + scale_mlp)), "w2")
         return x + jnp.tanh(gate_mlp) * self.ffn_norm2(y)
 
 
@@ -221,8 +231,8 @@ class NextDiT(nnx.Module):
       cfg: its shape.
       rngs: source of the initial values.
       dtype: compute dtype of matmuls and activations; parameters are float32.
-      remat: what the backward pass recomputes: "none", "attention" (keeps the projections and
-        attention outputs, recomputes the feed-forward) or "full".
+      attention: implementation of attention (models/attention.py), or "auto".
+      remat: what the backward pass recomputes (models/remat.py).
       unroll: layers unrolled per scan iteration; `depth` compiles longer and runs faster on CPU.
     """
 
@@ -232,11 +242,12 @@ class NextDiT(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
+        attention: Implementation = "auto",
         remat: Remat = "none",
         unroll: int = 1,
     ):
-        if remat not in ("none", "attention", "full"):
-            raise ValueError(f"{remat=} must be one of 'none', 'attention', 'full'")
+        check_implementation(attention, softcap=cfg.attention_softcap)
+        check_remat(remat)
         self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
         self.x_embedder = nnx.Linear(
             cfg.token_dim, cfg.hidden_size, kernel_init=xavier, rngs=rngs, dtype=dtype
@@ -247,7 +258,7 @@ class NextDiT(nnx.Module):
         @nnx.split_rngs(splits=cfg.depth)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs):
-            return Block(cfg, rngs=rngs, dtype=dtype)
+            return Block(cfg, rngs=rngs, dtype=dtype, implementation=attention)
 
         self.layers = stack(rngs)
         self.final_layer = FinalLayer(cfg, rngs=rngs, dtype=dtype)
@@ -293,11 +304,7 @@ class NextDiT(nnx.Module):
             block = nnx.merge(graphdef, layer)
             return block(x, cond, text, rope, (token_mask, text_mask), layout), None
 
-        if self.remat == "attention":
-            policy = jax.checkpoint_policies.save_only_these_names("qkv", "attention", "wo")
-            body = jax.checkpoint(body, policy=policy)
-        elif self.remat == "full":
-            body = jax.checkpoint(body)
+        body = rematerialised(body, self.remat)
         x, _ = jax.lax.scan(body, x, params, unroll=self.unroll)
         return self.final_layer(x, cond).astype(jnp.float32)
 
@@ -339,19 +346,3 @@ class NextDiT(nnx.Module):
             rope_watershed=rope_watershed,
         )
         return unpatchify(out, h, w, p)
-
-
-def patchify(latents: Float[Array, "b f h w c"], patch: int) -> Float[Array, "b f t p"]:
-    """Frames to tokens, row-major; a token is a patch flattened (row, column, channel)."""
-    b, f, h, w, c = latents.shape
-    x = latents.reshape(b, f, h // patch, patch, w // patch, patch, c)
-    return x.swapaxes(3, 4).reshape(b, f, (h // patch) * (w // patch), patch * patch * c)
-
-
-def unpatchify(
-    tokens: Float[Array, "b f t p"], height: int, width: int, patch: int
-) -> Float[Array, "b f h w c"]:
-    """The inverse of `patchify`, for frames of height × width latents."""
-    b, f, _, p = tokens.shape
-    x = tokens.reshape(b, f, height // patch, width // patch, patch, patch, p // patch**2)
-    return x.swapaxes(3, 4).reshape(b, f, height, width, p // patch**2)

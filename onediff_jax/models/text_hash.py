@@ -38,7 +38,8 @@ class HashedTextEncoder:
     """Prompts to embeddings: word vector + ½ · (rotated vectors of both neighbours), unit variance.
 
     The neighbours' vectors are rotated by one place in opposite directions, so that order shows. A
-    leading task token, such as [[depth2image]], counts fourfold. Longer prompts are cut at `max_length` words, as a tokenizer would.
+    leading task token, such as [[depth2image]], counts fourfold. Longer prompts are cut at
+    `max_length` words, as a tokenizer would.
 
     Args:
       dim: width of an embedding (the transformer's caption channels).

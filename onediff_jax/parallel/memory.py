@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 GIB = 2**30
 _STATE_BYTES = 4 * 5  # parameters, gradients, two moments and EMA, float32 each
+_EMA_BYTES = 4  # of these, when it lies in the memory of the host
 
 
 def device_bytes(device: jax.Device) -> int | None:
@@ -26,12 +27,20 @@ def needed_bytes(experiment, params: int, mesh: Mesh) -> int:
     tokens = rows * experiment.layout.tokens / mesh.shape["sequence"]
     width = {"float32": 4, "bfloat16": 2}[config.model.dtype]
     # Kept numbers per token and layer, in units of the model's width.
-    kept = {"full": 1.0, "attention": 4.5, "none": 10 + 4 * cfg.ffn_dim / cfg.hidden_size}
+    kept = {
+        "full": 1.0,
+        "kernels": 3.0,
+        "attention": 5.5,
+        "mixed": 5.5,
+        "feed_forward": 6.5,
+        "none": 10 + 4 * cfg.ffn_dim / cfg.hidden_size,
+    }
     activations = tokens * cfg.depth * cfg.hidden_size * kept[config.model.remat] * width
     frozen = sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.frozen_shapes)
     )
-    return int((params * _STATE_BYTES + frozen) / shards + activations)
+    state = _STATE_BYTES - (_EMA_BYTES if config.ema.get("offload", False) else 0)
+    return int((params * state + frozen) / shards + activations)
 
 
 def check_memory(experiment, params: int, mesh: Mesh) -> None:
@@ -42,7 +51,7 @@ def check_memory(experiment, params: int, mesh: Mesh) -> None:
         raise ValueError(
             f"preset {experiment.config.preset!r} does not fit: {params:,} parameters and "
             f"{experiment.config.train.batch_rows} rows need at least {needed / GIB:.1f} GiB per "
-            f"device, and there are {available / GIB:.1f} GiB "
-            f"({mesh.devices.size} × {mesh.devices.flat[0].device_kind}). Choose a smaller preset, "
-            "fewer train.batch_rows, or more devices."
+            f"device, {(needed - available) / GIB:.1f} GiB more than the {available / GIB:.1f} GiB "
+            f"of {mesh.devices.size} × {mesh.devices.flat[0].device_kind}. Choose a smaller "
+            "preset, fewer train.batch_rows, or more devices."
         )

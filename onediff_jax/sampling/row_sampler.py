@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.rows import Placed
@@ -15,6 +17,9 @@ from onediff_jax.experiment import Experiment
 from onediff_jax.flow.sampler import euler
 from onediff_jax.flow.schedule import euler_schedule
 from onediff_jax.models.layout import Slot
+from onediff_jax.parallel.mesh import BATCH_AXES, batch_devices
+from onediff_jax.parallel.program import Program
+from onediff_jax.parallel.sharding import on_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +44,29 @@ class RowSampler:
       experiment: its model, layout and encoders.
       rows: rows per call of the compiled program.
       steps, guidance: of the Euler loop; guidance ≤ 1 is off.
+      mesh: where the parameters lie, when on several devices; its processes all call the sampler
+        alike, and `rows` is rounded up to what can be split.
     """
 
-    def __init__(self, experiment: Experiment, *, rows: int, steps: int, guidance: float = 1.0):
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        rows: int,
+        steps: int,
+        guidance: float = 1.0,
+        mesh: Mesh | None = None,
+    ):
         if rows <= 0 or steps <= 0:
             raise ValueError(f"{rows=} and {steps=} must be positive")
         self._experiment, self._rows, self._steps = experiment, rows, steps
         self._guidance = guidance
         self._program = jax.jit(self._run)
+        if mesh is not None and mesh.size > 1:
+            self._rows += -rows % batch_devices(mesh)
+            split = on_mesh(self._run_split, mesh)
+            whole = NamedSharding(mesh, P())
+            self._program = Program(jax.jit(split, out_shardings=whole), "sampling")
         empty, empty_mask = experiment.text_encoder([""])
         self._null = (empty[0], empty_mask[0])
 
@@ -98,6 +118,14 @@ class RowSampler:
         ]
         tokens = sum(h * w for h, w in sides) / patch**2
         return np.asarray(euler_schedule(tokens, self._steps)[0])
+
+    def _run_split(self, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        """The same with the rows split over the devices: all but `sigmas` start with them."""
+        parts = {
+            k: a if k == "sigmas" else jax.lax.with_sharding_constraint(a, P(BATCH_AXES))
+            for k, a in batch.items()
+        }
+        return self._run(params, parts)
 
     def _run(self, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         layout = self._experiment.layout

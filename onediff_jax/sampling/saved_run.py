@@ -44,7 +44,6 @@ class SavedRun:
         with_data: bool = True,
     ):
         config = load_config(workdir)
-        with_data |= config.text.get("kind") == "cached"  # whose width the folders know
         self.experiment: Experiment = make_experiment(config, with_data=with_data)
         self._saved, self._tree = SavedState(workdir, step), "ema" if ema else "params"
         self.step = self._saved.step

@@ -77,7 +77,7 @@ def test_shares_are_exact():
 
 def test_an_epoch_shows_every_scene_once():
     """text2image: one bundle per row, so 8 rows are an epoch, in an order that changes."""
-    rows = RowSource(groups(scenes=8), PACKER, DRAWS, 0, (0, 1, 4))
+    rows = RowSource(groups(scenes=8), PACKER, DRAWS, 0, 4)
     scenes = np.array([rows[i]["tokens"][0, 0, 0] for i in range(24)]).reshape(3, 8)
     for epoch in scenes:
         assert sorted(epoch) == list(range(8))
@@ -86,7 +86,7 @@ def test_an_epoch_shows_every_scene_once():
 
 def test_random_access():
     """Row i is the same alone as in the stream."""
-    rows = RowSource(groups(), PACKER, DRAWS, 0, (0, 1, 4))
+    rows = RowSource(groups(), PACKER, DRAWS, 0, 4)
     stream = take(batches(), 3)
     for index in (11, 0, 5):
         alone = {k: v[None] for k, v in rows[index].items()}
@@ -99,11 +99,13 @@ def test_readers_do_not_change_the_order(threads, prefetch):
     assert_equal(take(batches(threads=threads, prefetch=prefetch), 5), take(batches(), 5))
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_global_batch(processes):
-    parts = [take(batches(process_index=i, process_count=processes), 3) for i in range(processes)]
+@pytest.mark.parametrize("shares", [((0, 1), (2, 3)), ((0, 2), (3,), (1,))])
+def test_processes_share_the_global_batch(shares):
+    """Any rows of a batch may be read anywhere: together they are the batch."""
+    parts = [take(batches(places=places), 3) for places in shares]
+    order = np.argsort(np.concatenate(shares))
     joined = [
-        {k: np.concatenate([part[step][k] for part in parts]) for k in parts[0][0]}
+        {k: np.concatenate([part[step][k] for part in parts])[order] for k in parts[0][0]}
         for step in range(3)
     ]
     assert_equal(joined, take(batches(), 3))
@@ -192,8 +194,8 @@ def test_errors():
         stream({"text2image": 1.0, "depth2image": 0.0})
     with pytest.raises(ValueError, match=r"group \['i2i'\] have no slot"):
         stream(WEIGHTS, SLOTS[:1])
-    with pytest.raises(ValueError, match="batch_size=4 must be a positive multiple of .*=3"):
-        stream(WEIGHTS, process_count=3)
+    with pytest.raises(ValueError, match=r"places=\(3, 4\) must be rows of .*batch_size=4"):
+        stream(WEIGHTS, places=(3, 4))
     with pytest.raises(ValueError, match="weight of task depth2image is -1"):
         groups(weights={"depth2image": -1.0})
     with pytest.raises(ValueError, match=r"caption_dropout=1\.5 must be in 0\.\.1"):

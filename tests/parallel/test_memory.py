@@ -31,6 +31,8 @@ def test_released_shape_is_refused_with_numbers(released, monkeypatch):
     needed = float(numbers[2].replace(",", ""))
     # 20 bytes of state per parameter are 52.2 GiB; the rest are 256 rows of activations.
     assert needed > 53
+    missing = float(numbers[3].replace(",", ""))
+    assert missing == pytest.approx(needed - 16, abs=0.11)
 
 
 def test_state_and_activations(released):

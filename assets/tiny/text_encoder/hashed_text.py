@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 # A task token such as [[depth2image]] is one word; so is a hex colour; punctuation stands alone.
 WORD = re.compile(r"\[\[\w+\]\]|#[0-9a-f]{6}|\w+|[^\w\s]")
 NEIGHBOUR = 0.5  # weight of the words before and after
+TASK = 4.0  # length of a leading task token beside a word's 1
 
 
 @functools.lru_cache(maxsize=65536)
@@ -30,7 +31,8 @@ def word_vector(word: str, dim: int) -> np.ndarray:
 
 
 class HashedTextEncoder(ModelMixin, ConfigMixin):
-    """Prompts → embeddings: word vector + ½ · the rotated vectors of both neighbours.
+    """Prompts → embeddings: word vector + ½ · the rotated vectors of both neighbours; a leading
+    task token counts fourfold.
 
     Args:
       dim: width of an embedding (the transformer's caption channels).
@@ -52,7 +54,10 @@ class HashedTextEncoder(ModelMixin, ConfigMixin):
         mixed = vectors.copy()
         mixed[1:] += NEIGHBOUR * np.roll(vectors[:-1], 1, axis=1)
         mixed[:-1] += NEIGHBOUR * np.roll(vectors[1:], -1, axis=1)
-        return mixed / np.float32(np.sqrt(1 + 2 * NEIGHBOUR**2))
+        mixed /= np.float32(np.sqrt(1 + 2 * NEIGHBOUR**2))
+        if words and words[0].startswith("[["):
+            mixed[0] *= TASK
+        return mixed
 
     def forward(self, prompts: list[str], max_length: int | None = None):
         """Embeddings (b, max_length, dim) and mask (b, max_length) bool, True = a word.

@@ -81,8 +81,8 @@ def _wrong(record: Record, manifest: dict[str, Any], facts: dict[str, Any]) -> s
     """What is wrong with a record that parses; empty if nothing."""
     if record.task != facts["task"]:
         return f"task {record.task}"
-    if split_of(record.key, manifest["plan"]["held_out"]) != facts["split"]:
-        return f"its key belongs to the other split than {facts['split']}"
+    if split_of(record.split_key, manifest["plan"]["held_out"]) != facts["split"]:
+        return f"its group or key belongs to the other split than {facts['split']}"
     pixels = manifest["plan"]["encoders"]["pictures"]["kind"] == "pixels"
     dtype = np.uint8 if pixels else np.float16
     if any(frame.dtype != dtype or frame.ndim != 3 for frame in record.frames):

@@ -2,18 +2,28 @@
 from the picture alone. Pure functions: the same example always gives the same pictures."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from onediff_jax.data.buckets import ASPECTS, bucket_size, nearest_aspect
-from onediff_jax.data.conditioning import MAKERS, make_condition
 from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.sources.base import RawExample, rng_for
+from onediff_jax.tasks import conditions, degrade
 from onediff_jax.tasks.cameras import Cameras
 from onediff_jax.tasks.definitions import get_task
 
+# Task whose condition is made from the picture itself → what makes it: (picture, generator) →
+# condition, uint8 (H, W, 3) both. They see the picture at its training size: every length is
+# relative to the smaller side, but resizing afterwards would blur sharp lines.
+MAKERS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "deblurring": degrade.random_blur,
+    "image_inpainting": lambda image, rng: degrade.inpainting(image, rng)[0],
+    "super_resolution": degrade.random_downscale,
+    "canny2image": conditions.random_canny,
+    "hed2img": lambda image, rng: conditions.soft_edges(image),
+}
 # Pictures whose colours stand for something: mixing two colours would make a third.
 _NEAREST = ("semanticmap", "boundingbox")
 
@@ -26,6 +36,7 @@ class Fitting:
       tasks: to keep or to derive; empty: whatever the source gives.
       aspects: width:height, names of data.buckets.ASPECTS.
       tokens: per picture, at most (1 token = 16 × 16 pixels).
+      given: tasks of MAKERS that the source itself makes of plain pictures: not derived here.
 
     Raises:
       ValueError: an unknown task or aspect, or tokens below 1.
@@ -34,6 +45,7 @@ class Fitting:
     tasks: tuple[str, ...]
     aspects: tuple[str, ...]
     tokens: int
+    given: tuple[str, ...] = ()
 
     def __post_init__(self):
         for task in self.tasks:
@@ -46,17 +58,20 @@ class Fitting:
     def __call__(self, example: RawExample) -> list[Record]:
         """The wanted records of an example, with uint8 pictures; none if no task of it is wanted.
 
-        A plain captioned picture gives one record for each wanted task of conditioning.MAKERS.
+        A plain picture gives one record for each wanted task of MAKERS, whose draws (strength,
+        thresholds, shapes) depend on its key and the task alone.
         """
         own = not self.tasks or example.task in self.tasks
-        derived = [t for t in self.tasks if t in MAKERS] if example.task == "text2image" else []
+        derived = []
+        if example.task == "text2image":
+            derived = [t for t in self.tasks if t in MAKERS and t not in self.given]
         if not own and not derived:
             return []
         fitted = self._fit(example)
         records = [fitted] if own else []
         for task in derived:
             image = fitted.frames[0]
-            condition = make_condition(task, image, rng_for(task, example.key))
+            condition = MAKERS[task](image, rng_for(task, example.key))
             captions = (*fitted.captions, ())
             records.append(
                 dataclasses.replace(fitted, task=task, captions=captions, frames=(image, condition))
@@ -86,6 +101,7 @@ class Fitting:
             frames=frames,
             regions=example.regions,
             item=example.item,
+            group=example.group,
             cameras=cameras,
             extras=extras,
         )

@@ -1,4 +1,4 @@
-"""A preparation on one machine: a process per core, or threads that share the devices."""
+"""A preparation on one machine: a process per core, or threads that share networks."""
 
 import concurrent.futures
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from onediff_jax.data.prepared.annotated import AnnotatedSource
 from onediff_jax.data.prepared.manifest import PreparedError, parts_left, read_reports
 from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.writer import part_name, write_part
@@ -23,8 +24,9 @@ _SHOW_EVERY = (0.2, 10.0)  # seconds between two states of the progress, on a te
 def run(plan: Plan, encoders: Encoders, folder: Path, workers: int) -> None:
     """Writes every part that is not done yet.
 
-    With networks to run, the workers are threads that share them, as the devices are the bottleneck
-    then; otherwise they are processes, if more than one. Neither changes the output.
+    With networks to run (encoders, annotators) the workers are threads that share them, as the
+    devices are the bottleneck then; otherwise they are processes, if more than one. Neither changes
+    the output.
 
     Raises ValueError for no workers, TooManyBadRecords above the plan's share.
     """
@@ -87,7 +89,7 @@ def _pool(
     plan: Plan, encoders: Encoders, folder: Path, workers: int, count
 ) -> tuple[concurrent.futures.Executor, Callable]:
     """The workers, and what to submit to them: (shard, part name) → part."""
-    if encoders or workers == 1:
+    if encoders or isinstance(plan.source, AnnotatedSource) or workers == 1:
         return (
             concurrent.futures.ThreadPoolExecutor(workers),
             _Work(plan, encoders, folder, count),

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onediff_jax.data.annotate import KINDS
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.sources.base import Source
 
-FORMAT_VERSION = 1  # raise it when the same plan starts to give other bytes
+FORMAT_VERSION = 2  # raise it when the same plan starts to give other bytes
 SPLITS = ("train", "held_out")
+_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _PACKAGES = ("onediff-jax", "numpy", "pillow", "scipy", "array-record")
 
 
@@ -70,7 +70,8 @@ class Plan:
     Attributes:
       source: what is read.
       fitting: sizes and tasks.
-      held_out: share of the keys (0..1) kept from training, chosen by their hash.
+      held_out: share of the groups, and of the examples without one, that is kept from training
+        (0..1), chosen by the hash of their names.
       max_bad_share: share of bad records (0..1) above which the preparation stops.
       make_encoders: called once per process.
 
@@ -102,16 +103,14 @@ class Plan:
             **dataclasses.asdict(self.fitting),
             "held_out": self.held_out,
             "encoders": encoders.identity(),
-            "versions": {name: _version(name) for name in _PACKAGES},
+            "versions": {name: version(name) for name in _PACKAGES},
         }
         return json.loads(json.dumps(fields, sort_keys=True))
 
 
 def split_of(key: str, held_out: float) -> str:
-    """ "held_out" for that share of all keys, "train" for the others, by their hash alone: every
-    task made from a picture, and every annotation of it, is on the same side as the picture."""
-    picture, _, kind = key.rpartition("#")
-    key = picture if kind in KINDS else key
+    """ "held_out" for that share of all keys (Record.split_key), "train" for the others, by their
+    hash alone: a scene, a subject, and every task made from a picture are on one side."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return SPLITS[int.from_bytes(digest, "little") / 2**64 < held_out]
 
@@ -122,7 +121,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version(package: str) -> str:
+def weights_hash(folder: Path, patterns: tuple[str, ...] = _WEIGHTS) -> str:
+    """SHA-256 over the names and bytes of a model's files, wherever the folder lies."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    lines = [f"{file.name} {file_hash(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def version(package: str) -> str:
+    """Of an installed package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -161,7 +161,7 @@ class Stored:
         ]
         truth = {"cameras": record.cameras, "key": record.key, **record.extras}
         frames = self._with_rays(record, frames)
-        return Bundle(record.task, text[0], frames, truth)
+        return Bundle(record.task, text[0], frames, truth, text[1])
 
     def _chosen(self, rng) -> tuple[Record, tuple[str, np.ndarray | None]]:
         record = self._views(rng)

@@ -39,7 +39,7 @@ class Record:
       frames: the pictures, target first; all uint8 (H, W, 3), or all float16 (H/8, W/8, 2·c): mean
         and log-variance of an autoencoder's posterior, unscaled. Rays are not stored: they follow
         from the cameras.
-      regions, item, cameras: see RawExample; the cameras fit the stored pictures.
+      regions, item, cameras, group: see RawExample; the cameras fit the stored pictures.
       texts: embeddings (l, d) bfloat16 of `prompt_choices`, real tokens only; empty when the text
         encoder runs in training.
       extras: further JSON values: the depth normalisation, what the source kept.
@@ -52,8 +52,14 @@ class Record:
     regions: tuple[tuple[str, str], ...] = ()
     item: str | None = None
     cameras: Cameras | None = None
+    group: str | None = None
     texts: tuple[np.ndarray, ...] = ()
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def split_key(self) -> str:
+        """What decides its side of the split: the group, or the key of one that stands alone."""
+        return self.group or self.key
 
 
 def prompt_of(record: Record, captions: Sequence[str]) -> str:
@@ -98,6 +104,7 @@ def to_bytes(record: Record) -> bytes:
         "captions": record.captions,
         "regions": record.regions,
         "item": record.item,
+        "group": record.group,
         "cameras": None,
         "frames": len(record.frames),
         "arrays": [[a.dtype.name, *a.shape] for a in arrays],
@@ -134,6 +141,7 @@ def from_bytes(data: bytes) -> Record:
             frames=tuple(arrays[: header["frames"]]),
             regions=tuple(map(tuple, header["regions"])),
             item=header["item"],
+            group=header["group"],
             cameras=cameras and Cameras(**{f: np.array(cameras[f]) for f in _CAMERA_FIELDS}),
             texts=tuple(arrays[header["frames"] :]),
             extras=header["extras"],

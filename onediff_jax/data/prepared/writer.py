@@ -73,7 +73,7 @@ def write_part(
     with contextlib.closing(files):
         fitted = _fitted(plan, _read(plan, shard, tick), report)
         for record, counts in _encoded(fitted, encoders):
-            files.write(record, split_of(record.key, plan.held_out), counts)
+            files.write(record, split_of(record.split_key, plan.held_out), counts)
         part = {"shard": shard, "files": files.finish(), "report": report.to_json()}
     write_json(part_file(folder, name), part)
     return part

@@ -71,6 +71,8 @@ class RawExample:
 
     def __post_init__(self):
         object.__setattr__(self, "key", printable(self.key))
+        if self.group is not None:
+            object.__setattr__(self, "group", printable(self.group))
         task = get_task(self.task)
         frames = len(self.images) * (2 if "ray" in task.frames else 1)
         task.roles(frames)  # raises for a length that the task does not have

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from onediff_jax.data.sources.base import BadData, RawExample, check_captions
+from onediff_jax.data.sources.base import BadData, RawExample, check_captions, check_text
 from onediff_jax.data.sources.condition_files import ConditionReader
 from onediff_jax.data.sources.images import ImageReader
 from onediff_jax.data.sources.labels import check_label, check_regions
@@ -19,6 +19,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "source_caption": ("source_caption", "source_captions"),
     "item": ("item", "subject"),
     "regions": ("regions",),
+    "group": ("group",),
 }
 
 
@@ -28,8 +29,9 @@ class RecordReader:
 
     Attributes:
       task: name in tasks.TASKS, all but multiview.
-      image, caption, source, source_caption, item: the field that holds it; None: the first of
-        NAMES[role] that the row has. `source` is the other picture of a pair, or a list of them.
+      image, caption, source, source_caption, item, group: the field that holds it; None: the first
+        of NAMES[role] that the row has. `source` is the other picture of a pair, or a list of them;
+        `group` the text or number that RawExample.group becomes.
       require_caption: without one a row is bad; otherwise it is an unlabelled picture.
       keep: further fields that go into the example's extras.
       images: how pictures are decoded.
@@ -45,6 +47,7 @@ class RecordReader:
     source: str | None = None
     source_caption: str | None = None
     item: str | None = None
+    group: str | None = None
     require_caption: bool = False
     keep: tuple[str, ...] = ()
     images: ImageReader = dataclasses.field(default_factory=ImageReader)
@@ -100,7 +103,7 @@ class RecordReader:
         captions = check_captions(self.get(row, "caption"))
         if not captions and "caption" in self.needed():
             raise BadData("missing_field", "the caption is empty")
-        parts: dict[str, Any] = {"extras": self._kept(row)}
+        parts: dict[str, Any] = {"extras": self._kept(row), "group": self._group(row)}
         target = self._picture(load, self.get(row, "image"), "image")
         sources = self._sources(row)
         if get_task(self.task).group == "t2i":
@@ -131,6 +134,12 @@ class RecordReader:
         except (TypeError, ValueError) as error:  # dates, bytes
             raise BadData("bad_metadata", f"keep={list(kept)}: {error}") from None
         return kept
+
+    def _group(self, row) -> str | None:
+        value = self.get(row, "group")
+        if isinstance(value, int):
+            return str(value)
+        return None if value is None else check_text(value, "group") or None
 
     def _sources(self, row) -> list:
         value = self.get(row, "source")

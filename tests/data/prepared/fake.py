@@ -11,18 +11,21 @@ from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.prepared.plan import Plan
 from onediff_jax.data.sources.base import BadRecord, RawExample, rng_for
 from onediff_jax.tasks.cameras import orbit_cameras
+from onediff_jax.tasks.definitions import get_task
 
+REGIONS = ("semanticmap2image", "boundingbox2image")
 KINDS = ("text2image", "faceid", "multiview", "semanticmap2image", "subject_driven", "bad")
 
 
 @dataclasses.dataclass(frozen=True)
 class FakeSource:
-    """`parts` shards of `each` examples that take the kinds in turn."""
+    """`parts` shards of `each` examples that take the kinds in turn; faceid has `views`."""
 
     parts: int = 3
     each: int = 12
     kinds: tuple[str, ...] = KINDS
     size: tuple[int, int] = (50, 70)
+    views: int = 4
 
     def shards(self) -> list[str]:
         return [f"s{number}" for number in range(self.parts)]
@@ -49,11 +52,12 @@ class FakeSource:
             return RawExample(key, kind, pictures(1), ((f"one {key}", f"two {key}", "drei"),))
         if kind == "faceid":
             captions = (("target",), ("source a", "source b"), (), ())
-            return RawExample(key, kind, pictures(4), captions)
+            return RawExample(key, kind, pictures(self.views), captions[: self.views])
         if kind == "subject_driven":
             return RawExample(key, kind, pictures(2), (("on grass",), ("on sand",)), item="cup")
-        if kind == "semanticmap2image":
-            return RawExample(key, kind, pictures(2), (("a cat",), ()), regions=(("red", "cat"),))
+        if get_task(kind).group == "i2i":
+            regions = (("red", "cat"),) if kind in REGIONS else ()
+            return RawExample(key, kind, pictures(2), (("a cat",), ()), regions=regions)
         cameras = orbit_cameras([0, 20, 40, 60], [10] * 4, 1.7)
         return RawExample(key, kind, pictures(4), ((),) * 4, cameras=cameras)
 

@@ -64,7 +64,7 @@ def test_rows_hold_every_group_and_repeat_exactly(folders):
 def test_any_number_of_processes_and_any_start_give_the_same_rows(folders):
     config = config_of((folders["one"],))
     whole = batches(config, 3)
-    halves = [batches(config, 3, process_index=i, process_count=2) for i in range(2)]
+    halves = [batches(config, 3, places=places) for places in ((0,), (1,))]
     for batch, parts in zip(whole, zip(*halves, strict=True), strict=True):
         joined = {k: np.concatenate([part[k] for part in parts]) for k in batch}
         assert equal(batch, joined)

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from onediff_jax.data.conditioning import MAKERS
-from onediff_jax.data.prepared.fit import Fitting, centre_crop, crop_cameras, resize
+from onediff_jax.data.prepared.fit import MAKERS, Fitting, centre_crop, crop_cameras, resize
+from onediff_jax.data.sources.base import RawExample
+from onediff_jax.tasks import conditions, degrade
 from onediff_jax.tasks.cameras import orbit_cameras
 from tests.data.prepared.fake import FakeSource
 
@@ -83,9 +84,41 @@ def test_plain_pictures_give_every_wanted_condition():
         np.testing.assert_array_equal(record.frames[0], records[0].frames[0])
         assert record.frames[1].shape == record.frames[0].shape
         assert record.captions == (*records[0].captions, ())
+        assert (record.frames[1] != record.frames[0]).any()
     again = Fitting(tasks, ("4:3",), 48)(SOURCE.example("k", "text2image"))
     for one, other in zip(records, again, strict=True):
         np.testing.assert_array_equal(one.frames[-1], other.frames[-1])
+
+
+def condition(task, key="k"):
+    """(picture, its condition), the same picture for every key."""
+    example = dataclasses.replace(SOURCE.example("k", "text2image"), key=key)
+    (record,) = Fitting((task,), ("4:3",), 192)(example)
+    return record.frames
+
+
+def test_draws_depend_on_the_key():
+    image, edges = condition("hed2img")
+    np.testing.assert_array_equal(edges, conditions.soft_edges(image))
+    for task, different in (("canny2image", 4), ("image_inpainting", 7), ("deblurring", 7)):
+        assert len({condition(task, f"k{n}")[1].tobytes() for n in range(8)}) >= different
+    sizes = {condition("super_resolution", f"k{n}")[1].tobytes() for n in range(8)}
+    assert sizes == {degrade.downscale(image, factor).tobytes() for factor in degrade.FACTORS}
+
+
+def test_the_hole_is_black_and_the_rest_untouched():
+    image, masked = condition("image_inpainting")
+    hole = (masked == 0).all(-1) & (image != 0).any(-1)
+    assert 0.05 < hole.mean() < 0.6
+    np.testing.assert_array_equal(masked[~hole], image[~hole])
+
+
+def test_what_the_source_gives_is_not_derived():
+    fitting = Fitting(("text2image", "hed2img"), ("1:1",), 4, given=("hed2img",))
+    plain = SOURCE.example("k", "text2image")
+    assert [record.task for record in fitting(plain)] == ["text2image"]
+    edges = RawExample("k", "hed2img", plain.images * 2, ((), ()))
+    assert [record.task for record in fitting(edges)] == ["hed2img"]
 
 
 def test_only_wanted_tasks():

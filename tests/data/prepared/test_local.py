@@ -1,5 +1,6 @@
 """Preparing: the same bytes however it is done, and nothing bad gets in."""
 
+import collections
 import dataclasses
 import json
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.prepared import local, manifest
-from onediff_jax.data.prepared.plan import Encoders, split_of
+from onediff_jax.data.prepared.check import check_folder
+from onediff_jax.data.prepared.plan import SPLITS, Encoders, split_of
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.data.prepared.writer import part_name, write_part
 from onediff_jax.data.sources.base import BadRecord
@@ -80,7 +82,7 @@ def test_every_good_record_is_there_once_and_bad_ones_are_named(tmp_path):
     for task in folder.tasks:
         for split in ("train", "held_out"):
             for record in folder.records(task, split):
-                assert split_of(record.key, 0.3) == split
+                assert split_of(record.split_key, 0.3) == split
                 found.append((record.task, record.key))
     assert sorted(found) == sorted(good)
     lines = (tmp_path / "bad_records.jsonl").read_text().splitlines()
@@ -182,26 +184,24 @@ def test_networks_see_every_picture_and_prompt_once_in_place(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Annotated(FakeSource):
-    """As AnnotatedSource yields: a depth map after each picture."""
+class Grouped(FakeSource):
+    """Eight scenes, each in every shard, of examples and of pictures that conditions come from."""
 
     def read(self, shard):
         for number in range(self.each):
-            example = self.example(f"{shard}/{number}", "text2image")
-            images, captions = example.images * 2, (*example.captions, ())
-            yield example
-            yield dataclasses.replace(
-                example,
-                key=f"{example.key}#depth",
-                task="depth2image",
-                images=images,
-                captions=captions,
-            )
+            kind = "multiview" if number % 2 else "text2image"
+            example = self.example(f"{shard}/{number}", kind)
+            yield dataclasses.replace(example, group=f"scene {number % 8}")
 
 
-def test_annotations_are_in_the_split_of_their_picture(tmp_path):
-    prepare(tmp_path, make_plan(Annotated()))
-    folder = PreparedFolder(tmp_path)
-    for split in ("train", "held_out"):
-        pictures = {f"{record.key}#depth" for record in folder.records("text2image", split)}
-        assert pictures == {record.key for record in folder.records("depth2image", split)}
+def test_a_group_is_on_one_side_of_the_split(tmp_path):
+    tasks = ("text2image", "multiview", "canny2image")
+    written = prepare(tmp_path, make_plan(Grouped(each=16), tasks=tasks))
+    folder, sides = PreparedFolder(tmp_path), collections.defaultdict(set)
+    for task in folder.tasks:
+        for split in SPLITS:
+            for record in folder.records(task, split):
+                sides[record.group].add(split)
+    assert len(sides) == 8 and all(len(splits) == 1 for splits in sides.values())
+    assert {split for splits in sides.values() for split in splits} == set(SPLITS)
+    assert check_folder(tmp_path)[0] == [] and written["records"] == 3 * 16 * 1.5

@@ -23,6 +23,7 @@ FULL = Record(
     captions=(("猫", "", "a" * 10_000), ()),
     frames=tuple(RNG.standard_normal((2, 4, 6, 32)).astype(np.float16)),
     cameras=orbit_cameras([0, 30], [5, 6], 1.7),
+    group="a/b",
     texts=(RNG.standard_normal((7, 3)).astype(ml_dtypes.bfloat16),),
     extras={"depth_norm": {"near": 0.1, "far": 2.5}, "list": [1, None, "x"]},
 )
@@ -33,7 +34,7 @@ PLAIN = Record("k", "text2image", ((),), (RNG.integers(0, 256, (16, 32, 3), np.u
 def test_everything_survives(record):
     data = to_bytes(record)
     read = from_bytes(data)
-    for name in ("key", "task", "captions", "regions", "item", "extras"):
+    for name in ("key", "task", "captions", "regions", "item", "group", "extras"):
         assert getattr(read, name) == getattr(record, name)
     for name in ("frames", "texts"):
         for ours, theirs in zip(getattr(read, name), getattr(record, name), strict=True):

@@ -60,9 +60,10 @@ def test_plain_bytes_paths_and_bad_rows(files, read):
 
 
 def test_columns_that_json_cannot_hold_are_not_kept(files, read):
-    columns = {"image": [files.encode(files.photo())], "raw": [b"x"], "score": [0.5]}
+    columns = {"image": [files.encode(files.photo())], "raw": [b"x"], "score": [0.5], "group": [3]}
     write(files, "a.parquet", columns)
-    assert read("parquet", files, keep=("score",)).good[0].extras == {"score": 0.5}
+    (row,) = read("parquet", files, keep=("score",)).good
+    assert row.extras == {"score": 0.5} and row.group == "3"
     assert read("parquet", files, keep=("raw",)).reasons == {"a.parquet:0": "bad_metadata"}
 
 

@@ -187,6 +187,18 @@ def test_regions_of_painted_conditions(pictures, read):
     assert [r.reason for r in result.bad] == ["bad_labels"] * 2
 
 
+def test_rows_of_a_group(pictures, read):
+    groups = ("anna", 7, "", None, 1.5)
+    pictures.write(
+        "t.jsonl", jsonl(*({"image": f"p/{i}.png", "group": g} for i, g in enumerate(groups)))
+    )
+    result = read("table", pictures.path("t.jsonl"))
+    assert [r.group for r in result.good] == ["anna", "7", None, None]
+    assert [r.reason for r in result.bad] == ["bad_metadata"]
+    other = read("table", pictures.path("t.jsonl"), group="image")
+    assert [r.group for r in other.good] == [f"p/{i}.png" for i in range(5)]
+
+
 def test_memory_stays_flat_over_many_rows(pictures):
     pictures.write("t.jsonl", "".join(f'{{"image": "{i}.png"}}\n' for i in range(50_000)))
     tracemalloc.start()

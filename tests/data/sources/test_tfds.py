@@ -9,7 +9,11 @@ import pytest
 from onediff_jax.data.sources import open_source
 
 pytest.importorskip("tensorflow_datasets")
-pytestmark = pytest.mark.slow  # starts processes
+pytestmark = [
+    pytest.mark.slow,  # starts processes
+    # tfds with protobuf 6, which Apache Beam needs.
+    pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
+]
 
 WRITE = """
 import sys

@@ -1,0 +1,173 @@
+"""The paper's recipe: four stages, each from the weights of the one before.
+
+    stage1_256          text-to-image at 256 × 256                               500,000 steps
+    stage1_512          text-to-image at 512 × 512                               500,000 steps
+    stage2_multitask    every task; text-to-image at 512 × 512, others 256²    1,000,000 steps
+    stage3_1024         text-to-image at 1024 × 1024; steps not in the paper     100,000 steps
+
+    python -m onediff_jax.prepare --input=DATA --format=webdataset --out=prepared/t2i_256 \\
+        --resolution=256 --encoder=released --text=released
+    python -m onediff_jax.main --config=configs/paper.py:stage1_256
+    python -m onediff_jax.export --source=runs/stage1_256 --out=exports/stage1_256
+    python -m onediff_jax.main --config=configs/paper.py:stage1_512
+
+released/ is a folder of the released layout, or a link to one: its vae, text_encoder and tokenizer
+are used. Each stage reads the prepared folders of its data.folders. Hardware: the paper used a TPU
+v3-256; any mesh whose size divides the batch will do. State is 20 bytes a parameter, 56 GB, split
+over all devices.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+PRESETS = ("stage1_256", "stage1_512", "stage2_multitask", "stage3_1024")
+
+
+def get_config(preset: str = "stage1_256") -> ConfigDict:
+    """The complete experiment; every field can be set by --config.section.field=value."""
+    if preset not in PRESETS:
+        raise ValueError(f"unknown {preset=}; choose from {PRESETS}")
+    c = _stage1_256()
+    c.name = preset
+    if preset == "stage1_512":
+        c.init_from = "exports/stage1_256"
+        c.rows = (("t2i", 1, 1, 1024),)
+        c.data.folders = (("prepared/t2i_512", 1.0),)
+    elif preset == "stage2_multitask":
+        c.update(_stage2_multitask())
+    elif preset == "stage3_1024":
+        c.init_from = "exports/stage2_multitask"
+        c.rows = (("t2i", 1, 1, 4096),)
+        c.data.folders = (("prepared/t2i_1024", 1.0),)
+        c.train.steps = 100000
+    return c.lock()
+
+
+def _stage2_multitask() -> dict:
+    """A row holds one example of every group: equal shares in a batch; 64 rows, 256 examples."""
+    tasks = (
+        *("text2image", "deblurring", "image_inpainting", "super_resolution", "canny2image"),
+        *("depth2image", "hed2img", "pose2image", "semanticmap2image", "boundingbox2image"),
+        *("image_editing", "faceid", "subject_driven", "multiview"),
+    )
+    return {
+        "init_from": "exports/stage1_512",
+        "rows": (
+            ("t2i", 1, 1, 1024),
+            ("i2i", 1, 2, 256),
+            ("identity", 1, 4, 256),
+            ("multiview", 1, 12, 256),
+        ),
+        "data": {
+            "folders": (
+                ("prepared/t2i_512", 1.0),
+                ("prepared/conditions_256", 1.0),
+                ("prepared/editing_256", 1.0),
+                ("prepared/identity_256", 1.0),
+                ("prepared/subjects_256", 1.0),
+                ("prepared/multiview_256", 1.0),
+            ),
+            "tasks": dict.fromkeys(tasks, 1.0),
+        },
+        "train": {"steps": 1000000, "batch_rows": 64},
+    }
+
+
+def _stage1_256() -> ConfigDict:
+    c = ConfigDict()
+    c.name = "stage1_256"
+    c.seed = 0
+    c.init_from = ""  # from scratch
+
+    c.model = ConfigDict()
+    c.model.hidden_size = 3840  # channels
+    c.model.depth = 16  # layers
+    c.model.num_heads = 32
+    c.model.num_kv_heads = 8
+    c.model.multiple_of = 256  # feed-forward width is rounded up to it
+    c.model.ffn_dim_multiplier = config_dict.placeholder(float)
+    c.model.caption_channels = 2048
+    c.model.in_channels = 16
+    c.model.patch_size = 2  # latents per token side
+    c.model.norm_eps = 1e-5
+    c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
+    c.model.dtype = "bfloat16"  # of activations: float32 or bfloat16
+    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, cudnn (GPU)
+    c.model.remat = "full"  # none, feed_forward, mixed, attention, kernels, full
+    c.model.unroll = 1  # layers unrolled
+
+    c.text = ConfigDict()
+    c.text.kind = "cached"  # embeddings that prepare --text stored; or hashed
+    c.text.folder = "released"  # their T5, for prompts that are not cached
+    c.text.max_length = 300  # tokens per prompt
+
+    # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
+    c.rows = (("t2i", 1, 1, 256),)
+
+    c.data = ConfigDict()
+    c.data.name = "prepared"
+    # Prepared folders, each with its weight among those that have a task.
+    c.data.folders = (("prepared/t2i_256", 1.0),)
+    c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
+    c.data.evaluate_on = "held_out"  # or train
+    c.data.threads = 16  # readers
+    c.data.prefetch = 8  # batches
+    c.data.tasks = ConfigDict()  # weight within the task's group
+    c.data.tasks.text2image = 1.0
+
+    c.flow = ConfigDict()
+    c.flow.distribution = "logit_normal"  # or uniform
+    c.flow.mean = 0.0
+    c.flow.std = 1.0
+    c.flow.shift = 3.0
+    c.flow.clean_share = 0.0  # of bundles whose given frames are clean; the paper has none
+    c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+
+    c.train = ConfigDict()
+    c.train.steps = 500000
+    c.train.batch_rows = 256  # per step, all devices together
+    c.train.accumulate = 1  # such batches per step
+    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 5e-4  # peak
+    c.optim.schedule = "constant"  # constant, cosine, linear, late_cosine
+    c.optim.warmup_steps = 10000  # not stated in the paper, nor is what follows
+    c.optim.end_factor = 1.0  # of the peak, at the end
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.95
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.01
+    c.optim.clip_norm = 1.0
+
+    c.ema = ConfigDict()
+    c.ema.max_decay = 0.9999
+    c.ema.power = 2 / 3
+    c.ema.offload = False  # keeps it in the host's memory: 4 bytes per parameter
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 2500
+    c.checkpoint.every_minutes = 30.0
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_every = 50000  # steps; 0 = none for good
+
+    c.log = ConfigDict()
+    c.log.every_steps = 50
+    c.log.held_out_at = (1000,)  # steps
+    c.log.held_out_every = 5000  # steps
+    c.log.held_out_batches = 8
+    c.log.sample_every = 5000  # steps
+    c.log.sample_steps = 50  # Euler steps
+    c.log.sample_rows = 4  # rows sampled together
+    c.log.guidance = 4.0
+    c.log.profile_at = 0  # step before which a profile starts; 0 = none
+    c.log.profile_steps = 3
+    c.log.allow_recompile = False  # of the train step, after the first
+
+    c.mesh = ConfigDict()
+    c.mesh.replica = 1
+    c.mesh.fsdp = -1  # −1: the devices left
+    c.mesh.tensor = 1
+    c.mesh.sequence = 1
+    c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
+    return c

@@ -1,0 +1,63 @@
+"""A config from a command line: --config=FILE[:preset] and --config.section.field=value."""
+
+import contextlib
+import io
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+
+def read_config(arguments: Sequence[str]) -> ConfigDict:
+    """The config that `arguments` describe; there must be no others.
+
+    Raises ValueError that names the argument and what there is instead.
+    """
+    path = _path(arguments)
+    if path is None:
+        raise ValueError("--config=FILE is required, e.g. --config=configs/t2i_multitask.py")
+    if not Path(path.split(":")[0]).is_file():
+        raise ValueError(f"--config={path}: there is no such file")
+    values, argv = flags.FlagValues(), ["", *arguments]
+    flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        rest = values(argv)[1:]
+    except (AttributeError, KeyError):  # what ml_collections raises for a field it lacks
+        with contextlib.redirect_stdout(io.StringIO()):
+            config = values["config"].parser.parse(path)
+        unknown = [_unknown_field(config, a) for a in arguments if re.match(r"--?config\.", a)]
+        if not any(unknown):
+            raise
+        raise ValueError(next(filter(None, unknown))) from None
+    except (flags.Error, TypeError, ValueError) as error:
+        # A config's own error comes with its traceback; the last line says what is wrong.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        says = lines[-1] if "Traceback" in str(error) else lines[0]
+        raise ValueError(re.sub(r"^[A-Za-z]+Error: ", "", says)) from None
+    if rest:
+        raise ValueError(f"unexpected arguments {rest}; fields are set by --config.x.y=value")
+    return flag.value
+
+
+def _path(arguments: Sequence[str]) -> str | None:
+    """The value of --config=FILE or --config FILE."""
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        if found := re.fullmatch(r"--?config(=(.*))?", argument):
+            return found[2] if found[1] else following
+    return None
+
+
+def _unknown_field(config: ConfigDict, argument: str) -> str | None:
+    """What to say about --config.a.b=value when there is no such field; None when there is."""
+    name = argument.split("=", 1)[0].split(".", 1)[1]
+    section, known = config, "config"
+    for part in name.split("."):
+        if not isinstance(section, ConfigDict):
+            return f"unknown field --config.{name}: {known} is a value, not a section"
+        if part not in section:
+            return f"unknown field --config.{name}; {known} has {sorted(section)}"
+        section, known = section[part], f"{known}.{part}"
+    return None

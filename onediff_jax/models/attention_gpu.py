@@ -1,0 +1,64 @@
+"""Attention on NVIDIA GPUs: tokamax's kernel for Hopper and Blackwell, and cuDNN's.
+
+Of the two only tokamax has a soft cap, and of its kernels only "mosaic" has one in the backward
+pass; it needs compute capability 9.0. Both compute in 16 bits.
+"""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float
+
+from onediff_jax.models.attention import SAVED, mean_where_no_key
+
+_HOPPER = 9.0  # compute capability
+
+
+def best(dtype: jnp.dtype, *, softcap: float | None) -> str | None:
+    """The kernel for such arrays on the GPU at hand; None where no kernel can do it."""
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return None
+    if softcap is None:
+        return "cudnn"
+    capability = getattr(jax.devices()[0], "compute_capability", None)
+    capable = capability is not None and float(capability) >= _HOPPER
+    return "tokamax" if capable and importlib.util.find_spec("tokamax") else None
+
+
+def tokamax(
+    q: Float[Array, "b t n h"],
+    k: Float[Array, "b s k h"],
+    v: Float[Array, "b s k h"],
+    mask: Bool[Array, "b s"] | None,
+    *,
+    softcap: float | None,
+) -> Float[Array, "b t n h"]:
+    """Attention of one device's sequences by tokamax, heads in "repeat" order."""
+    from tokamax import dot_product_attention
+
+    q, mask = mean_where_no_key(q, mask)
+    out = dot_product_attention(
+        q,
+        k,
+        v,
+        mask=None if mask is None else mask[:, None, None, :],
+        logits_soft_cap=softcap,
+        implementation="mosaic",
+    )
+    return checkpoint_name(out, SAVED)
+
+
+def cudnn(
+    q: Float[Array, "b t n h"],
+    k: Float[Array, "b s k h"],
+    v: Float[Array, "b s k h"],
+    mask: Bool[Array, "b s"] | None,
+) -> Float[Array, "b t n h"]:
+    """Attention of one device's sequences by cuDNN, heads in "repeat" order."""
+    q, mask = mean_where_no_key(q, mask)
+    if mask is not None:  # cuDNN wants the queries' dimension written out
+        mask = jnp.broadcast_to(mask[:, None, None, :], (len(q), 1, q.shape[1], k.shape[1]))
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    return checkpoint_name(out, SAVED)

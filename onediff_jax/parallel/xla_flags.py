@@ -1,0 +1,30 @@
+"""What to tell XLA, by platform. The only place where compiler options are written."""
+
+import os
+
+# Share of a GPU's memory that jax takes when it starts: three quarters unless told. What is left is
+# for CUDA itself, NCCL's buffers and cuDNN.
+_GPU_MEMORY = 0.92
+_MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+# TPU v5p and v6e run collectives one after another with everything else unless told to run them
+# beside it; v5e does so by itself.
+TPU: dict[str, bool | int | str] = {
+    "xla_tpu_enable_async_collective_fusion": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+    "xla_tpu_overlap_compute_collective_tc": True,
+    "xla_enable_async_all_gather": True,
+}
+GPU: dict[str, bool | int | str] = {"xla_gpu_enable_latency_hiding_scheduler": True}
+
+
+def compiler_options(platform: str) -> dict[str, bool | int | str]:
+    """Options for `jax.jit(…, compiler_options=…)` or `.compile(…)` on "cpu", "gpu" or "tpu"."""
+    return {"tpu": TPU, "gpu": GPU, "cuda": GPU}.get(platform, {})
+
+
+def set_memory_fraction() -> None:
+    """For GPUs, before jax looks at its devices, and unless the environment says it already."""
+    if not any(name in os.environ for name in _MEMORY_VARIABLES):
+        os.environ[_MEMORY_VARIABLES[0]] = str(_GPU_MEMORY)

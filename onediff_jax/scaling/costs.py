@@ -1,0 +1,80 @@
+"""What a compiled program does in one step on one device."""
+
+import dataclasses
+import math
+import re
+
+from onediff_jax.scaling.collectives import Collective, collectives_of
+from onediff_jax.scaling.hlo import Instruction, Module, Run
+from onediff_jax.scaling.products import product_flops
+from onediff_jax.scaling.traffic import hbm_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A Pallas kernel: XLA knows nothing of what it computes."""
+
+    name: str
+    flops: float | None  # of one call; None where it is not known here
+    times: int
+
+
+@dataclasses.dataclass
+class Costs:
+    """Of one step on one device.
+
+    Attributes:
+      flops: of matrix products in XLA's own instructions, 2 per multiplication.
+      loop_flops: of these, within each loop, by its name.
+      hbm_bytes: read and written in HBM, each operand and result of an instruction once.
+      loops: name → how often it runs in all.
+      labels: name → "forward" or "backward" for the loops over layers, else the name.
+    """
+
+    flops: float = 0.0
+    loop_flops: dict[str, float] = dataclasses.field(default_factory=dict)
+    hbm_bytes: float = 0.0
+    loops: dict[str, int] = dataclasses.field(default_factory=dict)
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    collectives: list[Collective] = dataclasses.field(default_factory=list)
+    kernels: list[Kernel] = dataclasses.field(default_factory=list)
+
+
+def costs_of(module: Module) -> Costs:
+    """Sums over everything that runs, loops as often as they do."""
+    found = Costs()
+    for run in module.runs():
+        loop = run.loops[-1] if run.loops else ""
+        if loop:
+            found.loops[loop] = run.times
+        for instruction in run.computation.instructions:
+            if instruction.opcode == "while":
+                found.labels[instruction.attribute("body")] = _label(instruction)
+            flops = run.times * product_flops(module, run.computation, instruction)
+            found.flops += flops
+            found.loop_flops[loop] = found.loop_flops.get(loop, 0.0) + flops
+            found.hbm_bytes += run.times * hbm_bytes(module, run.computation, instruction)
+            found.collectives += collectives_of(module, run, instruction)
+            if 'custom_call_target="tpu_custom_call"' in instruction.rest:
+                found.kernels.append(_kernel(run, instruction))
+    return found
+
+
+def _label(loop: Instruction) -> str:
+    """Which pass of the layers a loop is, from what jax calls it."""
+    name = re.search(r'op_name="([^"]*)"', loop.rest)
+    if name is None or "jvp" not in name[1]:
+        return loop.name
+    return "backward" if "transpose" in name[1] else "forward"
+
+
+def _kernel(run: Run, instruction: Instruction) -> Kernel:
+    """Attention is known by its name: forward 2 products of t × s × h per head, backward 5."""
+    arrays = [run.computation.by_name[n].arrays[0] for n in instruction.operands]
+    wide = [a.dims for a in arrays if a.dtype in ("bf16", "f16", "f32") and len(a.dims) >= 3]
+    products = {"fwd": 2, "dkv": 5, "dq": 3}
+    phase = next((p for p in products if f"_{p}_" in f"{instruction.name}_"), None)
+    flops = None
+    if "splash" in instruction.name and phase and len(wide) > 1:
+        flops = 2.0 * products[phase] * math.prod(wide[0]) * wide[1][-2]
+    return Kernel(re.sub(r"\.\d+$", "", instruction.name), flops, run.times)

@@ -1,0 +1,43 @@
+"""Topologies: names that exist, which of their axes are rings, what a chip has."""
+
+import pytest
+
+from onediff_jax.scaling.chips import CHIPS, GIB, topology_of
+
+
+def test_names():
+    pod = topology_of("v5e:16x16")
+    assert (pod.name, pod.shape, pod.chips) == ("v5e:16x16", (16, 16), 256)
+    assert topology_of("v5p:4x4x8").chips == 128
+    for chip in CHIPS.values():
+        for shape in chip.topologies:
+            assert topology_of(f"{chip.name}:{shape}").name == f"{chip.name}:{shape}"
+
+
+@pytest.mark.parametrize("name", ["v5e:16x17", "v5e", "v9:2x2", "16x16", "v5p:16x16", ""])
+def test_others_list_those_that_exist(name):
+    with pytest.raises(ValueError, match=f"--topology={name} does not exist") as error:
+        topology_of(name)
+    for known in ("v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:8x16"):
+        assert known in str(error.value)
+
+
+def test_rings():
+    """Only the whole side of a pod is closed on v5e and v6e, every cube on v5p."""
+    assert [topology_of("v5e:8x16").closed(axis) for axis in (0, 1)] == [False, True]
+    assert [topology_of("v5p:4x4x8").closed(axis) for axis in (0, 1, 2)] == [True] * 3
+    assert not topology_of("v5p:2x2x1").closed(0)
+
+
+def test_documented_figures():
+    """Per chip: bfloat16 peak, memory, its bandwidth, all links in both directions."""
+    found = {}
+    for name, chip in CHIPS.items():
+        ports = 2 * len(topology_of(f"{name}:{chip.topologies[-1]}").shape)
+        links = 2 * ports * chip.link_bandwidth
+        found[name] = (chip.flops, chip.hbm_bytes / GIB, chip.hbm_bandwidth, links)
+    assert found == {
+        "v5e": (197e12, 16, 819e9, 400e9),
+        "v5p": (459e12, 95, 2765e9, 1200e9),
+        "v6e": (918e12, 32, 1638e9, 800e9),
+    }
