@@ -35,6 +35,9 @@ while true; do
         "$python" -m onediff_jax.main --exit_when_stopped=75 "$@" &
         pids+=($!)
     done
+    if $stopping; then
+        stop # the signal came before they were there
+    fi
 
     wait -n "${pids[@]}" # the first to end says why
     code=$?

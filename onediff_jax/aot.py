@@ -42,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(args: argparse.Namespace, config_arguments: Sequence[str]) -> None:
     """The command with its flags parsed. Raises ValueError for bad input."""
     from onediff_jax.scaling.chips import topology_of
+    from onediff_jax.scaling.libtpu import ENVIRONMENT
 
     topology = topology_of(args.topology)
     if args.batch is not None and args.batch <= 0:
         raise ValueError(f"--batch={args.batch} must be positive")
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}  # before jax looks around
+    os.environ |= ENVIRONMENT
     from onediff_jax.config_flag import read_config
 
     config = read_config(config_arguments)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from onediff_jax import aot
+from onediff_jax.scaling.libtpu import VERSION
 from tests.experiments import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
@@ -18,7 +19,7 @@ CONFIG = f"--config={CONFIGS}/t2i_multitask.py:tiny"
 # Of the installed package 0.7 GB: too much for every test run.
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install libtpu==0.0.42.1",
+    reason=f"libtpu is not installed: pip install {VERSION}",
 )
 
 

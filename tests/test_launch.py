@@ -1,5 +1,5 @@
 """The files of launch/: shell that shellcheck accepts, YAML that a JobSet may hold, images whose
-files are there.
+files are there. Those for SLURM and one machine really run in test_many_processes.py.
 """
 
 import json

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from etils.epath.testing import mock_epath
 from ml_collections import ConfigDict
 
 from onediff_jax.workdir import (
@@ -120,6 +121,36 @@ def test_files_are_written_whole(tmp_path):
         write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """Makes gs://… a folder of this machine."""
+
+    def local(path):
+        return str(path).replace("gs://", f"{tmp_path}/")
+
+    def mapped(original, *paths, **options):
+        return original(*(local(p) if "gs://" in str(p) else p for p in paths), **options)
+
+    monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)
+    names = ("open", "exists", "isdir", "listdir", "makedirs", "mkdir", "replace", "stat")
+    with mock_epath(**dict.fromkeys(names, mapped)):
+        yield tmp_path
+
+
+def test_object_store(bucket):
+    """The same files; nobody can claim it, but another config is still refused."""
+    claimed = Workdir("gs://runs/one", config())
+    Workdir("gs://runs/one", config()).release()
+    claimed.release()
+    assert str(claimed.path) == "gs://runs/one"
+    names = sorted(p.name for p in (bucket / "runs" / "one").iterdir())
+    assert names == ["config.json", "started.json", "versions.json"]
+    assert load_config("gs://runs/one").to_dict() == CONFIG
+    with pytest.raises(WorkdirError, match="seed: 0 in the workdir, 1 now"):
+        Workdir("gs://runs/one", config(seed=1))
+    assert str(await_claim("gs://runs/one")) == "gs://runs/one"
 
 
 def test_other_stores_are_refused():

@@ -10,6 +10,7 @@ Kernels run on each device by themselves, under the mesh that is set while the c
 (parallel/sharding.py: `on_mesh`); without one they run on a single device.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Literal
@@ -22,8 +23,6 @@ from jaxtyping import Array, Bool, Float
 
 Implementation = Literal["auto", "reference", "chunked", "splash", "tokamax", "cudnn"]
 IMPLEMENTATIONS = ("auto", "reference", "chunked", "splash", "tokamax", "cudnn")
-SAVED = "attention"  # name of what a rematerialised backward pass may keep of it
-
 _MASKED = -1e30  # finite: a row whose keys are all masked gives numbers, not NaN
 _LANES = 128  # of a TPU: fewer queries than this are not worth a kernel
 _LONG = 2**22  # queries × keys of one head beyond which logits are not kept whole
@@ -38,6 +37,7 @@ def attention(
     softcap: float | None = None,
     heads: Literal["repeat", "tile"] = "repeat",
     implementation: Implementation = "auto",
+    name: str = "attention",
 ) -> Float[Array, "b t n h"]:
     """Grouped-query attention, softmax in float32.
 
@@ -49,6 +49,7 @@ def attention(
       heads: "repeat": query head i reads key head i // (n/k); "tile": it reads i % k. The released
         weights use the first for self-attention and the second for text.
       implementation: one of IMPLEMENTATIONS; "auto" is `choose`'s.
+      name: of what models/remat.py may keep of it for the backward pass.
 
     Raises ValueError when k does not divide n, and as `check_implementation`.
     """
@@ -61,15 +62,15 @@ def attention(
     if implementation == "auto":
         implementation = choose(q.shape[1], k.shape[1], q.dtype, softcap=softcap)
     if implementation == "reference":
-        return checkpoint_name(reference(q, k, v, mask, softcap=softcap, heads=heads), SAVED)
+        return checkpoint_name(reference(q, k, v, mask, softcap=softcap, heads=heads), name)
     if heads == "tile":
         q = _swap_heads(q, n // kv_heads)
     if implementation == "chunked":
         from onediff_jax.models.attention_chunked import chunked
 
-        out = checkpoint_name(chunked(q, k, v, mask, softcap=softcap), SAVED)
+        out = checkpoint_name(chunked(q, k, v, mask, softcap=softcap), name)
     else:
-        out = _on_each_device(_kernel(implementation, softcap), q, k, v, mask)
+        out = _on_each_device(_kernel(implementation, softcap, name), q, k, v, mask)
     return _swap_heads(out, kv_heads) if heads == "tile" else out
 
 
@@ -155,18 +156,18 @@ def _swap_heads(x: Array, inner: int) -> Array:
     return x.reshape(b, t, inner, n // inner, h).swapaxes(2, 3).reshape(b, t, n, h)
 
 
-def _kernel(name: str, softcap: float | None) -> Callable:
+def _kernel(implementation: str, softcap: float | None, name: str) -> Callable:
     """A function of (q, k, v, mask) on one device, heads in "repeat" order."""
-    if name == "splash":
+    if implementation == "splash":
         from onediff_jax.models.attention_splash import splash
 
         interpret = _platform() != "tpu"
-        return lambda q, k, v, mask: splash(q, k, v, mask, softcap=softcap, interpret=interpret)
+        return functools.partial(splash, softcap=softcap, name=name, interpret=interpret)
     from onediff_jax.models.attention_gpu import cudnn, tokamax
 
-    if name == "cudnn":
-        return cudnn
-    return lambda q, k, v, mask: tokamax(q, k, v, mask, softcap=softcap)
+    if implementation == "cudnn":
+        return functools.partial(cudnn, name=name)
+    return functools.partial(tokamax, softcap=softcap, name=name)
 
 
 def _platform() -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from onediff_jax.models.attention import SAVED, mean_where_no_key
+from onediff_jax.models.attention import mean_where_no_key
 
 _HOPPER = 9.0  # compute capability
 
@@ -34,6 +34,7 @@ def tokamax(
     mask: Bool[Array, "b s"] | None,
     *,
     softcap: float | None,
+    name: str,
 ) -> Float[Array, "b t n h"]:
     """Attention of one device's sequences by tokamax, heads in "repeat" order."""
     from tokamax import dot_product_attention
@@ -47,7 +48,7 @@ def tokamax(
         logits_soft_cap=softcap,
         implementation="mosaic",
     )
-    return checkpoint_name(out, SAVED)
+    return checkpoint_name(out, name)
 
 
 def cudnn(
@@ -55,10 +56,12 @@ def cudnn(
     k: Float[Array, "b s k h"],
     v: Float[Array, "b s k h"],
     mask: Bool[Array, "b s"] | None,
+    *,
+    name: str,
 ) -> Float[Array, "b t n h"]:
     """Attention of one device's sequences by cuDNN, heads in "repeat" order."""
     q, mask = mean_where_no_key(q, mask)
     if mask is not None:  # cuDNN wants the queries' dimension written out
         mask = jnp.broadcast_to(mask[:, None, None, :], (len(q), 1, q.shape[1], k.shape[1]))
     out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
-    return checkpoint_name(out, SAVED)
+    return checkpoint_name(out, name)

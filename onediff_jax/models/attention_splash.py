@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as lib
 from jaxtyping import Array, Bool, Float
 
-from onediff_jax.models.attention import SAVED, mean_where_no_key
+from onediff_jax.models.attention import mean_where_no_key
 
 _LANES = 128
 _BLOCK = 1024  # queries or keys; 2048 overflow the vector memory
@@ -22,11 +22,13 @@ def splash(
     mask: Bool[Array, "b s"] | None,
     *,
     softcap: float | None,
+    name: str = "attention",
     interpret: bool = False,
 ) -> Float[Array, "b t n h"]:
     """Attention of one device's sequences; arguments as in `attention`, heads "repeat".
 
-    `interpret` runs the kernel step by step where there is no TPU: slow, for tests.
+    The result and its normalisation, which the backward pass needs, are called `name` for
+    models/remat.py. `interpret` runs the kernel step by step where there is no TPU, for tests.
     """
     b, t, _, h = q.shape
     s = k.shape[1]
@@ -35,7 +37,7 @@ def splash(
     if mask is None and s % _LANES:
         mask = jnp.ones((b, s), bool)
     arrays = [_pad(x).swapaxes(1, 2) for x in (q, k, v)]
-    kernel = _kernel(*arrays[0].shape[1:3], arrays[1].shape[2], softcap, interpret)
+    kernel = _kernel(*arrays[0].shape[1:3], arrays[1].shape[2], softcap, name, interpret)
     if mask is not None:
         queries = jnp.ones((b, arrays[0].shape[2]), jnp.int32)
         arrays.append(lib.SegmentIds(queries, _pad(mask.astype(jnp.int32))))
@@ -53,7 +55,7 @@ def _block(length: int) -> int:
 
 
 def _kernel(
-    heads: int, queries: int, keys: int, softcap: float | None, interpret: bool
+    heads: int, queries: int, keys: int, softcap: float | None, name: str, interpret: bool
 ) -> lib.splash_attention_kernel.SplashAttentionKernel:
     """The kernel for one sequence; lengths are multiples of the lanes."""
     block_q, block_kv = _block(queries), _block(keys)
@@ -70,6 +72,6 @@ def _kernel(
         lib.MultiHeadMask([lib.FullMask((queries, keys))] * heads),
         block_sizes=sizes,
         attn_logits_soft_cap=softcap,
-        residual_checkpoint_name=SAVED,
+        residual_checkpoint_name=name,
         interpret=interpret,
     )

@@ -20,6 +20,7 @@ from onediff_jax.models.layers import (
     RMSNorm,
     TextPool,
     TimestepEmbedding,
+    open_gates,
     xavier,
 )
 from onediff_jax.models.layout import RowLayout, Slot
@@ -119,7 +120,8 @@ class Attention(nnx.Module):
         """x (r, c, t, d), text (r, s, l, caption) → (r, c, t, d)."""
         r, c, t, _ = x.shape
         # Kept before the norms, whose gradient needs them; the rest is cheap to repeat.
-        q, k, v = (checkpoint_name(w(x), "qkv") for w in (self.wq, self.wk, self.wv))
+        q = checkpoint_name(self.wq(x), "q")
+        k, v = (checkpoint_name(w(x), "kv") for w in (self.wk, self.wv))
         q = apply_rope(self.q_norm(q).reshape(r, c, t, self.num_heads, -1), *rope)
         k = apply_rope(self.k_norm(k).reshape(r, c, t, self.num_kv_heads, -1), *rope)
         v = v.reshape(r, c, t, self.num_kv_heads, -1)
@@ -146,22 +148,17 @@ class Attention(nnx.Module):
             mask = None if token_mask is None else tokens(token_mask)
             own = attend(q_run, tokens(k), tokens(v), mask=mask, softcap=self.softcap)
             cross = attend(
-                q_run, captions(k_text), captions(v_text), mask=captions(text_mask), heads="tile"
+                q_run,
+                captions(k_text),
+                captions(v_text),
+                mask=captions(text_mask),
+                heads="tile",
+                name="text_attention",
             )
             out = own + gate * cross
             outputs.append(out.reshape(r, run.stop - run.start, t, -1))
         out = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
         return checkpoint_name(self.wo(out), "wo")
-
-
-def _open_gates(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Bias of (scale, gate, scale, gate): both gates start half open, tanh(0.5).
-
-    Shut gates leave a fresh block almost without gradient; after 150 steps of the tiny preset the
-    held-out loss is 6 % lower with them open.
-    """
-    width = shape[-1] // 4
-    return jnp.zeros(shape, dtype).at[width : 2 * width].set(0.5).at[3 * width :].set(0.5)
 
 
 class Block(nnx.Module):
@@ -184,7 +181,7 @@ class Block(nnx.Module):
         self.ffn_norm2 = norm(cfg.hidden_size)
         self.attention_y_norm = norm(cfg.caption_channels)
         self.adaLN_modulation = AdaLN(
-            cfg.cond_dim, 4 * cfg.hidden_size, rngs=rngs, dtype=dtype, bias_init=_open_gates
+            cfg.cond_dim, 4 * cfg.hidden_size, rngs=rngs, dtype=dtype, bias_init=open_gates
         )
 
     def __call__(self, x, cond, text, rope, masks, layout: RowLayout):

@@ -29,9 +29,9 @@ def needed_bytes(experiment, params: int, mesh: Mesh) -> int:
     # Kept numbers per token and layer, in units of the model's width.
     kept = {
         "full": 1.0,
-        "kernels": 3.0,
-        "attention": 5.5,
-        "mixed": 5.5,
+        "kernels": 2.5,
+        "attention": 4.5,
+        "mixed": 4.5,
         "feed_forward": 6.5,
         "none": 10 + 4 * cfg.ffn_dim / cfg.hidden_size,
     }

@@ -1,19 +1,14 @@
 """Compiling for TPUs that are not here, with libtpu from PyPI."""
 
-import importlib.util
-import os
 import re
 from typing import Any
 
 import jax
+from jax.experimental import topologies
 
 from onediff_jax.parallel.xla_flags import compiler_options
 from onediff_jax.scaling.chips import GIB, Topology
 from onediff_jax.scaling.program import Program
-
-LIBTPU = "libtpu==0.0.42.1"  # what jax[tpu] of jax 0.10.2 asks for
-# libtpu would look for the machine's metadata server, and wait.
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_STDERR_LOG_LEVEL": "3"}
 
 
 class DoesNotFit(ValueError):
@@ -21,17 +16,7 @@ class DoesNotFit(ValueError):
 
 
 def devices_of(topology: Topology, slices: int = 1) -> list[Any]:
-    """Stand-ins for the chips of `slices` such slices, to compile for.
-
-    Raises ValueError with the command that installs libtpu where it is missing.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            f"compiling for a TPU needs libtpu, which runs nothing here: pip install {LIBTPU}"
-        )
-    os.environ.update(ENVIRONMENT)
-    from jax.experimental import topologies
-
+    """Stand-ins for the chips of `slices` such slices, to compile for."""
     options = {"num_slices": slices} if slices > 1 else {}
     found = topologies.get_topology_desc(
         platform="tpu", topology_name=topology.name, **options

@@ -10,6 +10,7 @@ from onediff_jax.scaling.compile import compile_program, devices_of
 from onediff_jax.scaling.costs import costs_of
 from onediff_jax.scaling.flops import Flops, model_flops
 from onediff_jax.scaling.hlo import parse
+from onediff_jax.scaling.libtpu import check_libtpu
 from onediff_jax.scaling.program import attention_choices, lower_train_step
 from onediff_jax.scaling.report import make_report
 
@@ -25,6 +26,7 @@ def measure(
 
     Raises ValueError for what does not fit together; DoesNotFit when the chip is too small.
     """
+    check_libtpu()
     program = lower_train_step(config, devices_of(topology, config.mesh.get("slices", 1)))
     compiled = compile_program(program, topology)
     text = compiled.as_text()

@@ -33,7 +33,9 @@ def search(
     unknown = [name for name in what if name not in WHAT]
     if unknown:
         raise ValueError(f"--search={','.join(what)} must be some of {','.join(WHAT)}")
-    meshes = _meshes(topology) if "mesh" in what else [dict(config.mesh)]
+    meshes = (
+        _meshes(topology, config.mesh.get("slices", 1)) if "mesh" in what else [dict(config.mesh)]
+    )
     remats = REMATS if "remat" in what else (config.model.remat,)
     found: list[dict[str, Any]] = []
     for mesh in meshes:
@@ -57,12 +59,13 @@ def rows_per_second(report: dict[str, Any]) -> float:
     return report["rows"] / report["roofline"]["step"]
 
 
-def _meshes(topology: Topology) -> list[dict[str, int]]:
+def _meshes(topology: Topology, slices: int) -> list[dict[str, int]]:
     """replica × fsdp with fsdp along the last axes of the torus, the most shared first."""
     found, fsdp = [], 1
     for length in reversed(topology.shape):
         fsdp *= length
-        found.append({"replica": topology.chips // fsdp, "fsdp": fsdp, "tensor": 1, "sequence": 1})
+        replica = slices * topology.chips // fsdp
+        found.append({"replica": replica, "fsdp": fsdp, "tensor": 1, "sequence": 1})
     return found[::-1]
 
 

@@ -1,27 +1,12 @@
 """The bound of a step: links along the axes of a group, what runs beside what."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 
-from onediff_jax.parallel.mesh import AXES
 from onediff_jax.scaling.chips import topology_of
 from onediff_jax.scaling.collectives import Collective
 from onediff_jax.scaling.costs import Costs, Kernel
 from onediff_jax.scaling.roofline import link_seconds, mesh_axes, roofline
-
-
-def mesh(name: str, replica: int, fsdp: int, slices: int = 1) -> SimpleNamespace:
-    """Chips in the order of their coordinates, the last axis of the torus fastest."""
-    shape = topology_of(name).shape
-    chips = [
-        SimpleNamespace(coords=(*place, *[0] * (3 - len(shape))), slice_index=part)
-        for part in range(slices)
-        for place in np.ndindex(shape)
-    ]
-    devices = np.array(chips).reshape(replica, fsdp, 1, 1)
-    return SimpleNamespace(devices=devices, axis_names=AXES)
+from tests.scaling.fakes import mesh
 
 
 def collective(kind: str, group, megabytes: float = 160.0, **fields) -> Collective:
