@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.experiment import make_experiment
 from onediff_jax.optim import make_optimizer
+from onediff_jax.parallel.xla_flags import compiler_options
 from onediff_jax.state import new_state
 from onediff_jax.tasks.definitions import get_task
 from onediff_jax.train_step import make_train_step
@@ -49,7 +50,11 @@ class Training:
     def __init__(self, config: ConfigDict):
         self.experiment = make_experiment(config)
         self.tx, schedule = make_optimizer(config.optim, config.train.steps)
-        self.step = jax.jit(make_train_step(self.experiment, self.tx, schedule), donate_argnums=0)
+        self.step = jax.jit(
+            make_train_step(self.experiment, self.tx, schedule),
+            donate_argnums=0,
+            compiler_options=compiler_options(jax.default_backend()),
+        )
 
     def first_state(self):
         """The state before the first step."""

@@ -12,7 +12,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PAGE = BENCHMARKS.parent / "docs" / "benchmarks.md"
-SCRIPTS = ("world", "pipeline", "step", "checkpoint", "codec")
+SCRIPTS = ("world", "pipeline", "step", "against_torch", "checkpoint", "codec")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float
 Implementation = Literal["auto", "reference", "chunked", "splash", "tokamax", "cudnn"]
 IMPLEMENTATIONS = ("auto", "reference", "chunked", "splash", "tokamax", "cudnn")
 _MASKED = -1e30  # finite: a row whose keys are all masked gives numbers, not NaN
+_SAFE = 60.0  # logits up to it need no maximum taken off: sums of their exponentials stay finite
 _LANES = 128  # of a TPU: fewer queries than this are not worth a kernel
 _LONG = 2**22  # queries × keys of one head beyond which logits are not kept whole
 
@@ -123,21 +124,31 @@ def reference(
     b, t, n, h = q.shape
     kv_heads = k.shape[2]
     groups = n // kv_heads
+    q, mask = mean_where_no_key(q, mask)
     if heads == "repeat":
-        q = q.reshape(b, t, kv_heads, groups, h)
+        q = q.reshape(b, t, kv_heads, groups, h).transpose(0, 2, 3, 1, 4)
     else:
-        q = q.reshape(b, t, groups, kv_heads, h).swapaxes(2, 3)
-    logits = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+        q = q.reshape(b, t, groups, kv_heads, h).transpose(0, 3, 2, 1, 4)
+    # Small arrays are transposed here, so that on CPUs XLA does not transpose the logits: m are the
+    # queries of all heads that share a key.
+    q = q.reshape(b, kv_heads, groups * t, h)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    logits = jnp.einsum("bkmh,bksh->bkms", q, k, preferred_element_type=jnp.float32)
     logits = logits * h**-0.5
     if softcap is not None:
         logits = softcap * jnp.tanh(logits / softcap)
     if mask is not None:
-        logits = jnp.where(mask[:, None, None, None, :], logits, _MASKED)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bskh->btkgh", weights, v)
-    if heads == "tile":
-        out = out.swapaxes(2, 3)
-    return out.reshape(b, t, n, h)
+        logits = jnp.where(mask[:, None, None, :], logits, _MASKED)
+    if softcap is None or softcap > _SAFE:
+        logits -= jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    # The sum divides the result, not the weights: one pass less over the largest array, forward,
+    # and no sum over it backward.
+    weights = jnp.exp(logits)
+    out = jnp.einsum("bkms,bksh->bkmh", weights.astype(v.dtype), v)
+    out = out / weights.sum(-1, keepdims=True).astype(v.dtype)
+    out = out.reshape(b, kv_heads, groups, t, h)
+    order = (0, 3, 1, 2, 4) if heads == "repeat" else (0, 3, 2, 1, 4)
+    return out.transpose(order).reshape(b, t, n, h)
 
 
 def mean_where_no_key(

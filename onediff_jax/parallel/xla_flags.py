@@ -1,6 +1,9 @@
 """What to tell XLA, by platform. The only place where compiler options are written."""
 
+import functools
 import os
+
+import jax
 
 # Share of a GPU's memory that jax takes when it starts: three quarters unless told. What is left is
 # for CUDA itself, NCCL's buffers and cuDNN.
@@ -16,12 +19,30 @@ TPU: dict[str, bool | int | str] = {
     "xla_tpu_overlap_compute_collective_tc": True,
     "xla_enable_async_all_gather": True,
 }
+# YNNPACK is quick at products and slow at what XLA fuses around them: a step of 14 M parameters and
+# 512 tokens takes 0.87× the time with it for products alone.
+CPU: dict[str, bool | int | str] = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+    "xla_cpu_prefer_vector_width": 512,
+}
 GPU: dict[str, bool | int | str] = {"xla_gpu_enable_latency_hiding_scheduler": True}
 
 
 def compiler_options(platform: str) -> dict[str, bool | int | str]:
     """Options for `jax.jit(…, compiler_options=…)` or `.compile(…)` on "cpu", "gpu" or "tpu"."""
+    if platform == "cpu":
+        return {name: value for name, value in CPU.items() if _is_known(name, value)}
     return {"tpu": TPU, "gpu": GPU, "cuda": GPU}.get(platform, {})
+
+
+@functools.cache
+def _is_known(name: str, value: bool | int | str) -> bool:
+    """Whether this version of XLA has an option: experimental ones come and go."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def set_memory_fraction() -> None:

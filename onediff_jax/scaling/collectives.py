@@ -44,9 +44,8 @@ def collectives_of(module: Module, run: Run, instruction: Instruction) -> list[C
     """Those of one instruction; an asynchronous one is counted where it starts."""
     kind = instruction.opcode.removesuffix("-start")
     if kind in KINDS:
-        return [_collective(run, run.computation, instruction, kind, kind != instruction.opcode)]
-    if instruction.opcode == "async-start":
-        return []  # its computation is a run of its own
+        beside = run.asynchronous or kind != instruction.opcode
+        return [_collective(run, run.computation, instruction, kind, beside)]
     if instruction.opcode != "fusion":
         return []
     inner = module.computations[instruction.attribute("calls")]

@@ -17,6 +17,8 @@ _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")
+ASYNCHRONOUS = ("async-start", "call-start")  # start a computation that runs beside what follows
+_END = re.compile(r"^\}(, execution_thread=.*)?$")
 _COMMENT = re.compile(r"/\*[^*]*\*/")
 
 
@@ -101,6 +103,7 @@ class Run:
     computation: Computation
     times: int
     loops: tuple[str, ...]  # names of the bodies around it, outermost first
+    asynchronous: bool = False  # beside what called it, e.g. on a TPU's sparse cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +115,20 @@ class Module:
 
     def runs(self) -> Iterator[Run]:
         """Every computation that is executed by itself, fusions left to who reads them."""
-        yield from self._runs(self.computations[self.entry], 1, ())
+        yield from self._runs(Run(self.computations[self.entry], 1, ()))
 
-    def _runs(self, computation: Computation, times: int, loops: tuple) -> Iterator[Run]:
-        yield Run(computation, times, loops)
-        for instruction in computation.instructions:
+    def _runs(self, run: Run) -> Iterator[Run]:
+        yield run
+        for instruction in run.computation.instructions:
             if instruction.opcode == "while":
-                body = instruction.attribute("body")
-                trips = self.trip_count(instruction)
-                yield from self._runs(self.computations[body], times * trips, (*loops, body))
-            elif instruction.opcode in ("call", "conditional", "async-start"):
+                body, trips = instruction.attribute("body"), self.trip_count(instruction)
+                inside = (self.computations[body], run.times * trips, (*run.loops, body))
+                yield from self._runs(Run(*inside, run.asynchronous))
+            elif instruction.opcode in ("call", "conditional", *ASYNCHRONOUS):
+                beside = run.asynchronous or instruction.opcode in ASYNCHRONOUS
                 for name in self.called(instruction):
-                    yield from self._runs(self.computations[name], times, loops)
+                    inside = (self.computations[name], run.times, run.loops)
+                    yield from self._runs(Run(*inside, beside))
 
     def called(self, instruction: Instruction) -> list[str]:
         """Names of the computations that it runs."""
@@ -166,7 +171,7 @@ def parse(text: str) -> Module:
         if head := _HEAD.match(line):
             name, lines = head[2], []
             entry = name if head[1] else entry
-        elif line == "}" and name is not None:
+        elif _END.match(line) and name is not None:
             computations[name] = Computation(name, tuple(lines))
             name = None
         elif name is not None and _INSTRUCTION.match(line):

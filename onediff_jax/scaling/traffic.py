@@ -1,11 +1,11 @@
 """What the instructions of a compiled program read and write in HBM."""
 
 from onediff_jax.scaling.collectives import KINDS, is_part_of_asynchronous
-from onediff_jax.scaling.hlo import Computation, Instruction, Module
+from onediff_jax.scaling.hlo import ASYNCHRONOUS, Computation, Instruction, Module
 
 _FREE = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "iota"),
-    *("while", "call", "conditional", "async-start", "async-done", "async-update"),
+    *("while", "call", "conditional", *ASYNCHRONOUS, "async-update"),
     *("copy-done", "slice-done", "partition-id", "replica-id", "opt-barrier"),
 )
 _MOVES = ("copy-start", "slice-start")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from onediff_jax.scaling.costs import costs_of
 from onediff_jax.scaling.hlo import Array, arrays_of, parse
 from tests.scaling.fakes import layers
 
@@ -50,6 +51,40 @@ def test_loops_and_what_runs_in_them():
 def test_trip_count_that_xla_knows():
     known = 'body=%body, backend_config={"known_trip_count":{"n":"12"},"flag":0}'
     assert [r.times for r in parse(LOOP.replace("body=%body", known)).runs()] == [1, 12]
+
+
+SPARSE = """\
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%called (p: bf16[64,8], t: token[]) -> bf16[16,8] {
+  %t = token[] parameter(1)
+  %p = bf16[64,8]{1,0} parameter(0)
+  ROOT %scattered = bf16[16,8]{1,0} reduce-scatter(%p), replica_groups={{0,1,2,3}}, to_apply=%add
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: bf16[64,8]) -> bf16[16,8] {
+  %x = bf16[64,8]{1,0} parameter(0)
+  %ready = token[] after-all()
+  %start = ((bf16[64,8]{1,0}, token[]), bf16[16,8]{1,0}) call-start(%x, %ready), \
+async_execution_thread="sparsecore", to_apply=%called
+  ROOT %done = bf16[16,8]{1,0} call-done(%start)
+}
+"""
+
+
+def test_what_sparse_cores_do_beside_the_rest():
+    module = parse(SPARSE)
+    assert [(r.computation.name, r.asynchronous) for r in module.runs()] == [
+        ("main", False),
+        ("called", True),
+    ]
+    (one,) = costs_of(module).collectives
+    assert (one.kind, one.bytes, one.times, one.asynchronous) == ("reduce-scatter", 1024, 1, True)
+    assert one.group == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("old, new", [("=LT", "=NE"), ("constant(7)", "parameter(1)")])

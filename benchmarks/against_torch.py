@@ -1,0 +1,119 @@
+"""The train step on a CPU beside the same one in eager PyTorch.
+
+    python benchmarks/against_torch.py [--rounds=10]
+
+Both train the same network (14 M parameters, float32) on one bundle of 2 × 256 tokens: noise, loss,
+gradient, clipping, AdamW and moving average, with as many threads as there are cores, by turns.
+PyTorch's network is the one that exported folders carry. Ours can leave padding out and skip a step
+that is not finite; PyTorch's step does neither.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import preset
+import torch
+from timing import in_turn, table
+
+from onediff_jax.interop.torch_files.nextdit import NextDiT
+
+MODEL = {
+    "hidden_size": 384,
+    "depth": 6,
+    "num_heads": 8,
+    "num_kv_heads": 4,
+    "multiple_of": 64,
+    "caption_channels": 64,
+}
+SMALL = {"hidden_size": 48, "depth": 2, "num_kv_heads": 2, "multiple_of": 16}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses flags, measures, prints a table and a conclusion."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="only shows that it runs")
+    args = parser.parse_args(argv)
+    model = MODEL | (SMALL if args.smoke else {})
+    tokens = 4 if args.smoke else 256
+    config = preset.load(
+        "tiny",
+        rows=(("i2i", 1, 2, tokens),),
+        train__batch_rows=1,
+        data__scenes=16,
+        **{f"model__{name}": value for name, value in model.items()},
+        **{
+            f"data__tasks__{name}": float(name == "depth2image")
+            for name in preset.load("tiny").data.tasks
+        },
+    )
+    training = preset.Training(config)
+    batch, state = training.batch(), training.first_state()
+    params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    compiled = training.step.lower(state, batch).compile()
+
+    def ours() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    network = NextDiT(**model, attention_softcap=config.model.attention_softcap)
+    if sum(p.numel() for p in network.parameters()) != params:
+        raise RuntimeError("the networks differ")
+    side = 2 * round(tokens**0.5)
+    text, mask = (torch.tensor(np.asarray(batch[name][0])) for name in ("text", "text_mask"))
+    theirs = torch_step(network, config, torch.randn(1, 2, 16, side, side), text, mask)
+    cost = in_turn({"onediff_jax": ours, "PyTorch": theirs}, 1 if args.smoke else args.rounds)
+    jax_cost, torch_cost = cost["onediff_jax"], cost["PyTorch"]
+    table(
+        (f"{params / 1e6:.1f} M parameters, {2 * tokens} tokens", "ms", "CPU ms", "÷ PyTorch"),
+        ((k, 1000 * c.wall, 1000 * c.cpu, c.wall / torch_cost.wall) for k, c in cost.items()),
+    )
+    print(
+        f"\nOn {torch.get_num_threads()} threads a step takes {jax_cost.wall / torch_cost.wall:.2f}"
+        f"× the time of eager PyTorch {torch.__version__}, and "
+        f"{jax_cost.cpu / torch_cost.cpu:.2f}× its CPU time."
+    )
+
+
+def torch_step(
+    network: Any, config: Any, data: torch.Tensor, text: torch.Tensor, mask: torch.Tensor
+) -> Callable[[], None]:
+    """The same step in PyTorch; `data` (1, f, c, h, w)."""
+    optim, flow = config.optim, config.flow
+    parameters = list(network.parameters())
+    average = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=optim.learning_rate,
+        betas=(optim.b1, optim.b2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+    )
+
+    def step() -> None:
+        noise = torch.randn_like(data)
+        sigma = torch.sigmoid(flow.mean + flow.std * torch.randn(1, data.shape[1]))
+        sigma = flow.shift * sigma / (1 + (flow.shift - 1) * sigma)
+        wide = sigma[:, :, None, None, None]
+        noisy = (1 - wide) * data + wide * noise
+        predicted = network(noisy, 1000 * sigma, text, mask).sample
+        loss = (predicted - (noise - data)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 0.01)
+        loss.item()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
