@@ -15,7 +15,7 @@ from onediff_jax.models.layout import RowLayout
 from onediff_jax.tasks.definitions import get_task
 
 STREAM_VERSION = 1  # raise it when the same settings start to give other rows
-_ENDLESS = 2**40  # rows; an epoch does not end, bundles repeat
+_ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Cached:
         return found
 
 
-class RowSource:
-    """Random access to packed rows: row i takes bundles i·n … i·n + n − 1 of each task group.
+class BatchSource:
+    """Random access to packed batches: row i takes bundles i·n … i·n + n − 1 of each task group.
 
     Args:
       groups: per task group an endless random-access dataset of examples, whose `draw(rng)` gives
@@ -94,14 +94,16 @@ class RowSource:
         return _ENDLESS
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
-        batch, place = divmod(int(index), len(self._places))
-        row = batch * self._rows + self._places[place]
+        first = int(index) * self._rows
+        return self._packer.batch([self._row(first + place) for place in self._places])
+
+    def _row(self, row: int) -> list[Placed]:
         rng = np.random.default_rng((self._seed, row))
         placed = []
         for group, number in self._numbers:
             example = self._groups[group][row * self._per_row[group] + number]
             placed.append(self._place(example.draw(rng), rng))
-        return self._packer(placed)
+        return placed
 
     def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
         task = get_task(bundle.task)
@@ -180,9 +182,8 @@ def row_batches(
     places = tuple(range(batch_size) if places is None else places)
     if not places or not set(places) <= set(range(batch_size)):
         raise ValueError(f"{places=} must be rows of a batch of {batch_size=}")
-    rows = grain.MapDataset.source(RowSource(groups, packer, draws, seed, batch_size, places))
+    batches = grain.MapDataset.source(BatchSource(groups, packer, draws, seed, batch_size, places))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    batches = rows.batch(len(places))
     return BatchIterator(batches.to_iter_dataset(options).__iter__())
 
 

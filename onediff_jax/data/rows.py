@@ -1,6 +1,7 @@
 """Packing encoded bundles into rows of slots: numpy arrays of static shape."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Placed:
 class RowPacker:
     """Puts one bundle in each slot of a row.
 
-    A row is a dict of arrays (r rows are stacked by the caller): tokens (c, t, p) float32,
+    A row is a dict of arrays, which a batch has one axis more of: tokens (c, t, p) float32,
     positions (c, t, 3) int32, token_mask (c, t) bool, generate (f,) bool, clean (s,) bool,
     task (s,) int32, text (s, l, d) float32, text_mask (s, l) bool.
     """
@@ -44,52 +45,63 @@ class RowPacker:
         self._first_frame = np.concatenate([[0], np.cumsum([s.frames for s in layout.slots])])
 
     def __call__(self, placed: list[Placed | None]) -> dict[str, np.ndarray]:
-        """Packs one row; None leaves a slot empty, all padding.
+        """Packs one row; None leaves a slot empty, all padding. Raises as `batch`."""
+        return {name: array[0] for name, array in self.batch([placed]).items()}
+
+    def batch(self, rows: list[list[Placed | None]]) -> dict[str, np.ndarray]:
+        """Packs a batch of rows, each written once, in its place.
 
         Raises ValueError when a bundle does not fit its slot, naming both.
         """
         layout, slots = self.layout, self.layout.slots
-        if len(placed) != len(slots):
-            raise ValueError(f"{len(placed)} bundles for {len(slots)} slots")
-        present = [p for p in placed if p is not None]
-        token_dim = self.patch**2 * present[0].bundle.frames[0].shape[-1]
-        grid = (layout.chunks, layout.chunk)
-        row = {
-            "tokens": np.zeros((*grid, token_dim), np.float32),
+        for placed in rows:
+            if len(placed) != len(slots):
+                raise ValueError(f"{len(placed)} bundles for {len(slots)} slots")
+        flat = [item for placed in rows for item in placed]
+        channels = next(p for p in flat if p is not None).bundle.frames[0].shape[-1]
+        grid, each = (len(rows), layout.chunks, layout.chunk), (len(rows), len(slots))
+        tasks = [TASK_NAMES.index(p.bundle.task) if p else 0 for p in flat]
+        batch = {
+            "tokens": np.zeros((*grid, self.patch**2 * channels), np.float32),
             "positions": np.zeros((*grid, 3), np.int32),
             "token_mask": np.zeros(grid, bool),
-            "generate": np.zeros(layout.frames, bool),
-            "clean": np.array([p is not None and p.clean for p in placed]),
-            "task": np.array(
-                [TASK_NAMES.index(p.bundle.task) if p else 0 for p in placed], np.int32
-            ),
+            "generate": np.zeros((len(rows), layout.frames), bool),
+            "clean": np.array([p is not None and p.clean for p in flat]).reshape(each),
+            "task": np.array(tasks, np.int32).reshape(each),
         }
-        row["text"], row["text_mask"] = self._text(placed)
-        for index, (slot, item) in enumerate(zip(slots, placed, strict=True)):
-            if item is None:
-                continue
-            frames = item.bundle.frames
-            if len(frames) > slot.frames:
-                raise ValueError(f"{item.bundle.task} bundle of {len(frames)} frames: {slot}")
-            first = self._first_frame[index]
-            row["generate"][first : first + len(frames)] = item.generate
-            chunks = slice(self._first_chunk[index], self._first_chunk[index + 1])
-            views = {
-                name: row[name][chunks].reshape(slot.frames, slot.tokens, -1)
-                for name in ("tokens", "positions", "token_mask")
-            }
-            for f, frame in enumerate(frames):
-                tokens, positions = tokens_of(frame, self.patch)
-                if len(tokens) > slot.tokens:
-                    raise ValueError(f"{item.bundle.task} frame of {len(tokens)} tokens: {slot}")
-                views["tokens"][f, : len(tokens)] = tokens
-                views["positions"][f, : len(tokens), 0] = f
-                views["positions"][f, : len(tokens), 1:] = positions
-                views["token_mask"][f, : len(tokens)] = True
-        return row
+        text, mask = self._text(flat)
+        batch["text"] = text.reshape(*each, *text.shape[1:])
+        batch["text_mask"] = mask.reshape(*each, *mask.shape[1:])
+        for row, placed in enumerate(rows):
+            for slot, item in enumerate(placed):
+                if item is not None:
+                    self._fill(batch, row, slot, item)
+        return batch
+
+    def _fill(self, batch: dict[str, np.ndarray], row: int, index: int, item: Placed) -> None:
+        """Writes a bundle into its slot of a row."""
+        slot, frames = self.layout.slots[index], item.bundle.frames
+        if len(frames) > slot.frames:
+            raise ValueError(f"{item.bundle.task} bundle of {len(frames)} frames: {slot}")
+        first = self._first_frame[index]
+        batch["generate"][row, first : first + len(frames)] = item.generate
+        chunks = slice(self._first_chunk[index], self._first_chunk[index + 1])
+        views = {
+            name: batch[name][row, chunks].reshape(slot.frames, slot.tokens, -1)
+            for name in ("tokens", "positions", "token_mask")
+        }
+        for f, frame in enumerate(frames):
+            grid = _grid(frame.shape[0] // self.patch, frame.shape[1] // self.patch)
+            count = len(grid)
+            if count > slot.tokens:
+                raise ValueError(f"{item.bundle.task} frame of {count} tokens: {slot}")
+            _write_tokens(frame, self.patch, views["tokens"][f, :count])
+            views["positions"][f, :count, 0] = f
+            views["positions"][f, :count, 1:] = grid
+            views["token_mask"][f, :count] = True
 
     def _text(self, placed: list[Placed | None]) -> tuple[np.ndarray, np.ndarray]:
-        """Text (s, l, d) and mask (s, l); a prompt that was dropped is the empty one."""
+        """Text (n, l, d) and mask (n, l); a prompt that was dropped is the empty one."""
         known = [p.bundle.text if p and p.prompt else None for p in placed]
         prompts = [p.prompt if p and k is None else "" for p, k in zip(placed, known, strict=True)]
         text, mask = self.text_encoder(prompts)
@@ -107,17 +119,22 @@ class RowPacker:
         return [frame_of(frames[f], h, w, self.patch) for f, (h, w) in enumerate(shapes)]
 
 
-def tokens_of(frame: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
-    """A frame (h, w, c) → tokens (n, patch²·c), row-major, and their (row, column) (n, 2)."""
+def _write_tokens(frame: np.ndarray, patch: int, tokens: np.ndarray) -> None:
+    """A frame (h, w, c) into tokens (n, patch²·c), row-major."""
     h, w, c = frame.shape
     rows, columns = h // patch, w // patch
-    tokens = frame.reshape(rows, patch, columns, patch, c).swapaxes(1, 2)
-    grid = np.indices((rows, columns)).reshape(2, -1).T
-    return tokens.reshape(rows * columns, patch * patch * c), grid
+    patches = frame.reshape(rows, patch, columns, patch, c).swapaxes(1, 2)
+    tokens.reshape(rows, columns, patch, patch, c)[...] = patches
+
+
+@functools.lru_cache(maxsize=256)
+def _grid(rows: int, columns: int) -> np.ndarray:
+    """(row, column) of every token, (n, 2); not to be changed."""
+    return np.indices((rows, columns)).reshape(2, -1).T
 
 
 def frame_of(tokens: np.ndarray, height: int, width: int, patch: int) -> np.ndarray:
-    """The inverse of `tokens_of`; padding at the end is dropped. Sizes are in latents."""
+    """A frame from its tokens; padding at the end is dropped. Sizes are in latents."""
     rows, columns = height // patch, width // patch
     x = tokens[: rows * columns].reshape(rows, columns, patch, patch, -1)
     return x.swapaxes(1, 2).reshape(height, width, -1)

@@ -1,12 +1,13 @@
 """Writing safetensors tensor by tensor: one file, or shards with an index.
 
 The sizes are known beforehand, so the files are laid out first and every tensor then goes to its
-place, in any order: what must be in memory is one tensor.
+place, in any order. A tensor is written while the next one is made: what must be in memory are two.
 """
 
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -57,7 +58,11 @@ class SafetensorsWriter:
         shards = split_shards(self._shapes, self.dtype.itemsize, max_shard_bytes)
         self.files = [folder / name for name in _file_names(stem, len(shards))]
         self.bytes = sum(self._size(name) for name in shapes)
-        self._buffer = np.empty(max(map(self._size, shapes), default=0), np.uint8)
+        # Two buffers for all: fresh memory costs more than turning a matrix does.
+        largest = max(map(self._size, shapes), default=0)
+        self._buffers = [np.empty(largest, np.uint8) for _ in range(2)]
+        self._thread, self._writing = ThreadPoolExecutor(1), Future()
+        self._writing.set_result(None)
         self._open: list[int] = []
         try:
             for file, names in zip(self.files, shards, strict=True):
@@ -77,27 +82,36 @@ class SafetensorsWriter:
         """Writes one tensor, converted to the file's dtype.
 
         Raises ValueError for an unknown name, another shape, a second time, or a number that the
-        dtype cannot hold.
+        dtype cannot hold; OSError where this tensor or the one before could not be written.
         """
         if name not in self._missing:
             raise ValueError(f"tensor {name!r} was not planned, or is already written")
         if tensor.shape != self._shapes[name]:
             raise ValueError(f"{name} has shape {tensor.shape}, planned {self._shapes[name]}")
-        # One buffer for all: fresh memory costs more than turning a matrix does.
-        data = self._buffer[: self._size(name)].view(self.dtype).reshape(tensor.shape)
+        size = self._size(name)
+        buffer = self._buffers[0][:size]
+        self._buffers.reverse()
+        data = buffer.view(self.dtype).reshape(tensor.shape)
         with np.errstate(over="ignore"):
             fill(data, tensor)
         if self.dtype == np.float16 and np.isinf(data).any() and np.isfinite(tensor).all():
             raise ValueError(f"{name} holds numbers beyond float16; choose bfloat16 or float32")
         number, offset = self._places[name]
-        _write_all(self._open[number], memoryview(self._buffer)[: self._size(name)], offset)
+        self._writing.result()  # the other buffer is free from now on
+        self._writing = self._thread.submit(
+            _write_all, self._open[number], memoryview(buffer), offset
+        )
         self._missing.remove(name)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._close()
+        try:
+            if kind is None:
+                self._writing.result()
+        finally:
+            self._close()
         if kind is None and self._missing:
             raise ValueError(f"tensors were not written: {sorted(self._missing)}")
 
@@ -124,6 +138,7 @@ class SafetensorsWriter:
         os.ftruncate(self._open[number], start + end)
 
     def _close(self) -> None:
+        self._thread.shutdown()
         for handle in self._open:
             os.close(handle)
         self._open = []
@@ -161,4 +176,6 @@ def _file_names(stem: str, count: int) -> list[str]:
 def _write_all(handle: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(handle, data, offset)  # at most 2 GiB at a time
+        if hasattr(os, "posix_fadvise"):  # the disk starts now, not when memory is full of it
+            os.posix_fadvise(handle, offset, written, os.POSIX_FADV_DONTNEED)
         data, offset = data[written:], offset + written

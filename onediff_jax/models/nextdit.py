@@ -186,7 +186,8 @@ class Block(nnx.Module):
 
     def __call__(self, x, cond, text, rope, masks, layout: RowLayout):
         """x (r, c, t, d), cond (r, c, cond_dim) → (r, c, t, d)."""
-        modulation = self.adaLN_modulation(cond)[:, :, None]
+        # Small, and kept: its weights are then gathered once in the backward pass.
+        modulation = checkpoint_name(self.adaLN_modulation(cond), "adaln")[:, :, None]
         scale_msa, gate_msa, scale_mlp, gate_mlp = jnp.split(modulation, 4, axis=-1)
         y = self.attention(
             self.attention_norm1(x) * (1 + scale_msa),

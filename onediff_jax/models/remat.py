@@ -11,10 +11,10 @@ Remat = Literal["none", "feed_forward", "mixed", "attention", "kernels", "full"]
 # kernels 32 % (all but the keys and values), full 33 %; all but "full" run the kernels of
 # self-attention once forward, and only "feed_forward" those of text attention.
 SAVED: dict[str, tuple[str, ...]] = {
-    "feed_forward": ("q", "kv", "text", "attention", "text_attention", "wo", "w2"),
-    "mixed": ("q", "kv", "text", "attention", "w2"),
-    "attention": ("q", "kv", "text", "attention", "wo"),
-    "kernels": ("kv", "text", "attention"),
+    "feed_forward": ("adaln", "q", "kv", "text", "attention", "text_attention", "wo", "w2"),
+    "mixed": ("adaln", "q", "kv", "text", "attention", "w2"),
+    "attention": ("adaln", "q", "kv", "text", "attention", "wo"),
+    "kernels": ("adaln", "kv", "text", "attention"),
     "full": (),
 }
 REMATS = ("none", *SAVED)

@@ -3,8 +3,6 @@
 import functools
 import os
 
-import jax
-
 # Share of a GPU's memory that jax takes when it starts: three quarters unless told. What is left is
 # for CUDA itself, NCCL's buffers and cuDNN.
 _GPU_MEMORY = 0.92
@@ -41,6 +39,8 @@ def compiler_options(platform: str) -> dict[str, bool | int | str]:
 @functools.cache
 def _is_known(name: str, value: bool | int | str) -> bool:
     """Whether this version of XLA has an option: experimental ones come and go."""
+    import jax  # not before the environment is set
+
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:

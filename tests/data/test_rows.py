@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
-from onediff_jax.data.rows import TASK_NAMES, Placed, RowPacker, frame_of, tokens_of
+from onediff_jax.data.rows import TASK_NAMES, Placed, RowPacker, frame_of
 from onediff_jax.models.codec import LightCodec
 from onediff_jax.models.layout import RowLayout, Slot
 from onediff_jax.models.text_hash import HashedTextEncoder
@@ -12,6 +12,7 @@ from onediff_jax.models.text_hash import HashedTextEncoder
 LAYOUT = RowLayout((Slot("t2i", 1, 8), Slot("identity", 3, 4)))
 ENCODER = HashedTextEncoder(8, 5)
 PACKER = RowPacker(LAYOUT, ENCODER)
+ROWS = ("tokens", "positions")
 
 
 def bundle(task: str, *shapes: tuple[int, int], start: int = 0) -> Encoded:
@@ -28,12 +29,15 @@ def pack():
 
 
 def test_tokens():
-    frame = np.arange(4 * 6 * 3).reshape(4, 6, 3)
-    tokens, positions = tokens_of(frame, 2)
+    frame = np.arange(4 * 6 * 16).reshape(4, 6, 16)
+    bundle = Encoded("text2image", "", (frame.astype(np.float32),))
+    row = PACKER([Placed(bundle, (True,), False, ""), None])
+    tokens, positions = (row[name].reshape(-1, row[name].shape[-1]) for name in ROWS)
     np.testing.assert_array_equal(tokens[4], frame[2:4, 2:4].reshape(-1))
-    np.testing.assert_array_equal(positions, [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]])
-    padded = np.concatenate([tokens, np.full((5, 12), 99)])
-    np.testing.assert_array_equal(frame_of(padded, 4, 6, 2), frame)
+    np.testing.assert_array_equal(
+        positions[:6], [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 1, 1], [0, 1, 2]]
+    )
+    np.testing.assert_array_equal(frame_of(tokens, 4, 6, 2), frame)
 
 
 def test_where_everything_goes():
