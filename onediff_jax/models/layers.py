@@ -12,6 +12,50 @@ xavier = nnx.initializers.xavier_uniform()
 _FREQUENCIES = 128  # cosines and as many sines in the timestep embedding
 
 
+@jax.custom_vjp
+def product(x: Float[Array, "*b d"], weight: Float[Array, "d o"]) -> Float[Array, "*b o"]:
+    """x · weight, whose gradient for the weight is written as xᵀ · g.
+
+    jax would write (gᵀ · x)ᵀ, for which XLA transposes g in memory on CPUs: a train step of 14 M
+    parameters takes 1.16× the time with it.
+    """
+    return jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _product_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, weight), (x, weight)
+
+
+def _product_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, weight = kept
+    rows = tuple(range(x.ndim - 1))
+    of_x = jax.lax.dot_general(g, weight, (((g.ndim - 1,), (1,)), ((), ())))
+    return of_x, jax.lax.dot_general(x, g, ((rows, rows), ((), ())))
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+class Matrix(nnx.Linear):
+    """A projection without bias."""
+
+    def __init__(
+        self,
+        dim: int,
+        out: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        kernel_init: nnx.Initializer = xavier,
+    ):
+        super().__init__(
+            *(dim, out), use_bias=False, rngs=rngs, dtype=dtype, kernel_init=kernel_init
+        )
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b o"]:
+        return product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) in float32, cast back, times weight."""
 
@@ -29,10 +73,10 @@ class FeedForward(nnx.Module):
     """w2(silu(w1·x) · w3·x); w2 starts at zero."""
 
     def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        linear = functools.partial(nnx.Linear, use_bias=False, rngs=rngs, dtype=dtype)
-        self.w1 = linear(dim, hidden, kernel_init=xavier)
-        self.w3 = linear(dim, hidden, kernel_init=xavier)
-        self.w2 = linear(hidden, dim, kernel_init=nnx.initializers.zeros)
+        matrix = functools.partial(Matrix, rngs=rngs, dtype=dtype)
+        self.w1 = matrix(dim, hidden)
+        self.w3 = matrix(dim, hidden)
+        self.w2 = matrix(hidden, dim, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))

@@ -17,6 +17,7 @@ from onediff_jax.models.attention import Implementation, attention, check_implem
 from onediff_jax.models.layers import (
     AdaLN,
     FeedForward,
+    Matrix,
     RMSNorm,
     TextPool,
     TimestepEmbedding,
@@ -101,16 +102,14 @@ class Attention(nnx.Module):
         self.implementation = implementation
         self.num_heads, self.num_kv_heads = cfg.num_heads, cfg.num_kv_heads
         self.softcap = cfg.attention_softcap
-        linear = functools.partial(
-            nnx.Linear, use_bias=False, rngs=rngs, dtype=dtype, kernel_init=xavier
-        )
+        matrix = functools.partial(Matrix, rngs=rngs, dtype=dtype)
         norm = functools.partial(nnx.LayerNorm, rngs=rngs, dtype=dtype)
-        self.wq = linear(width, width)
-        self.wk = linear(width, kv_width)
-        self.wv = linear(width, kv_width)
-        self.wk_y = linear(cfg.caption_channels, kv_width)
-        self.wv_y = linear(cfg.caption_channels, kv_width)
-        self.wo = linear(width, width)
+        self.wq = matrix(width, width)
+        self.wk = matrix(width, kv_width)
+        self.wv = matrix(width, kv_width)
+        self.wk_y = matrix(cfg.caption_channels, kv_width)
+        self.wv_y = matrix(cfg.caption_channels, kv_width)
+        self.wo = matrix(width, width)
         self.q_norm = norm(width, epsilon=1e-5)
         self.k_norm = norm(kv_width, epsilon=1e-5)
         self.ky_norm = norm(kv_width, epsilon=1e-6)
