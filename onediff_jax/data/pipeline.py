@@ -140,16 +140,19 @@ def mix_groups(
             continue
         dataset = _endless(source, seed + number)
         groups.setdefault(get_task(name).group, []).append((dataset, weights[name]))
-    return {
-        group: grain.MapDataset.mix([d for d, _ in members], [w for _, w in members])
-        for group, members in groups.items()
-    }
+    return {group: _mixed(members) for group, members in groups.items()}
+
+
+def _mixed(members: Sequence[tuple[grain.MapDataset, float]]) -> grain.MapDataset:
+    """Each member's share is its weight; one alone needs no mixing, whose cost shows in rows/s."""
+    if len(members) == 1:
+        return members[0][0]
+    return grain.MapDataset.mix([d for d, _ in members], [w for _, w in members])
 
 
 def _endless(source: Any, seed: int) -> grain.MapDataset:
     if isinstance(source, Mixture):
-        members = [_endless(part, seed) for part, _ in source.parts]
-        return grain.MapDataset.mix(members, [weight for _, weight in source.parts])
+        return _mixed([(_endless(part, seed), weight) for part, weight in source.parts])
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
 
 

@@ -32,7 +32,7 @@ def needed_bytes(experiment, params: int, mesh: Mesh) -> int:
         "kernels": 2.5,
         "attention": 4.5,
         "mixed": 4.5,
-        "feed_forward": 6.5,
+        "feed_forward": 5.5,
         "none": 10 + 4 * cfg.ffn_dim / cfg.hidden_size,
     }
     activations = tokens * cfg.depth * cfg.hidden_size * kept[config.model.remat] * width

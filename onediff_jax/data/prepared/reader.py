@@ -8,6 +8,7 @@ import bisect
 import collections
 import dataclasses
 import itertools
+import math
 import threading
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -105,7 +106,7 @@ class Records:
 def _normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Standard normal numbers, float32: one of 65,536 quantiles each, at a fifth of the time of
     rng.standard_normal, which would be the largest cost of a record."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     return np.take(_QUANTILES, np.frombuffer(rng.bytes(2 * size), np.uint16)).reshape(shape)
 
 
@@ -129,7 +130,8 @@ class Decoding:
         """(h, w, c) float32 of a stored frame; a posterior is sampled."""
         if frame.dtype == np.uint8:
             return self.codec.encode(frame)
-        mean, logvar = np.split(frame.astype(np.float32), 2, axis=-1)
+        stored, half = frame.astype(np.float32), frame.shape[-1] // 2
+        mean, logvar = stored[..., :half], stored[..., half:]
         z = mean + np.exp(0.5 * logvar) * _normal(mean.shape, rng)
         return z * np.float32(self.scaling)
 
