@@ -104,3 +104,15 @@ def test_encode_bundle():
     assert [f.dtype for f in encoded.frames] == [np.float16] * 2
     np.testing.assert_allclose(encoded.frames[0], LightCodec().encode(image), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(encoded.frames[1], rays.astype(np.float16))
+
+
+def test_a_batch_is_its_rows():
+    one = bundle("text2image", (4, 6))
+    rows = [[Placed(one, (True,), False, one.prompt), None], [None, None]]
+    found = PACKER.batch(rows)
+    for index, row in enumerate((PACKER(rows[0]), None)):
+        for name, array in found.items():
+            if row is not None:
+                np.testing.assert_array_equal(array[index], row[name], err_msg=name)
+            elif name != "text_mask":  # an empty prompt keeps one word
+                assert not array[index].any()

@@ -1,6 +1,8 @@
 """Files written tensor by tensor are what the safetensors library reads."""
 
+import errno
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -107,3 +109,19 @@ def test_numbers_beyond_float16(tmp_path):
 def test_bad_options(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         write(tmp_path, **options)
+
+
+@pytest.mark.parametrize("fails", [2, 3, 5])  # call 1 writes the header, then the four tensors
+def test_what_cannot_be_written_is_said(tmp_path, monkeypatch, fails):
+    """Also of the last tensor, which nothing comes after."""
+    write_piece, calls = os.pwrite, []
+
+    def pwrite(*args):
+        calls.append(args)
+        if len(calls) == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_piece(*args)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path)
