@@ -10,7 +10,7 @@ from onediff_jax.scaling.chips import GIB, Topology
 from onediff_jax.scaling.compile import DoesNotFit
 
 WHAT = ("batch", "remat", "mesh")
-_ROUNDS = 4  # of guessing the largest batch from the memory of smaller ones
+_ROUNDS = 8  # of guessing the largest batch from the memory of smaller ones
 _SPARE = 0.02  # of the chip's memory, for what does not grow in proportion
 
 
@@ -104,7 +104,8 @@ def _guess(fits: dict[int, dict[str, Any]], too_large: int | None) -> int:
     each = max((memory[high] - memory[low]) / (high - low), 1.0)
     room = fits[high]["memory"]["chip"] * (1 - _SPARE) - memory[high]
     guess = high + int(room / each)
-    return guess if too_large is None else min(guess, too_large - 1)
+    # Where memory did not grow in proportion, halfway between what fits and what does not.
+    return guess if too_large is None else min(guess, (high + too_large) // 2)
 
 
 def _line(report: dict[str, Any]) -> dict[str, Any]:

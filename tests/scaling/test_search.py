@@ -53,6 +53,25 @@ def test_largest_batch():
     assert start.train.batch_rows == 256  # the config itself is not changed
 
 
+def test_memory_that_does_not_grow_in_proportion():
+    """A first guess that is far too large is halved until it fits."""
+    machine = Machine()
+
+    def bent(config):
+        report = machine(config)
+        rows = report["rows"] / 16
+        peak = (1.0 + 0.1 * rows if rows <= 2 else 0.4 * rows) * GIB
+        if peak > 16 * GIB:
+            raise DoesNotFit("too large")
+        return report | {"memory": {"peak": peak, "chip": 16 * GIB}}
+
+    start = config(mesh__replica=4, mesh__fsdp=4, model__remat="full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KEPT, "full", 0.01)
+        best = search(start, POD, ["batch"], bent, lambda text: None)
+    assert 16 * 36 <= best["rows"] <= 16 * 40  # 16 ÷ 0.4
+
+
 def test_remat_and_mesh():
     machine = Machine()
     best = search(config(train__batch_rows=64), POD, ["remat", "mesh"], machine, lambda text: None)
