@@ -144,8 +144,10 @@ def reference(
     # The sum divides the result, not the weights: one pass less over the largest array, forward,
     # and no sum over it backward.
     weights = jnp.exp(logits)
-    out = jnp.einsum("bkms,bksh->bkmh", weights.astype(v.dtype), v)
-    out = out / weights.sum(-1, keepdims=True).astype(v.dtype)
+    out = jnp.einsum(
+        "bkms,bksh->bkmh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    out = (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
     out = out.reshape(b, kv_heads, groups, t, h)
     order = (0, 3, 1, 2, 4) if heads == "repeat" else (0, 3, 2, 1, 4)
     return out.transpose(order).reshape(b, t, n, h)
