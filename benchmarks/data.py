@@ -1,28 +1,29 @@
 """Rows per second from prepared shards, against torch's DataLoader over WebDataset.
 
-    python benchmarks/data.py [--out=DIR] [--pictures=1000] [--records=100000] [--rows=10000]
+    python benchmarks/data.py [--out=DIR] [--pictures=4000] [--records=100000] [--rows=10000]
 
 Both hold the same pictures, one to a row, and give the same rows (latents as tokens, positions,
-masks, text embeddings), read by two workers each (processes of torch, threads here):
+masks, text embeddings), read by two workers each, which are processes:
 
     webdataset, JPEG       tars of JPEG files and captions
     webdataset, latents    tars of posteriors (.npy) and captions
     prepared, pixels       shards of pixels and captions
     prepared, latents      shards of posteriors and captions
-        …, one reader      the same by one thread: two of them take turns at Python
+        …, in this process the same without workers, by one thread
     prepared, 512 × 512    shards of posteriors at 512 × 512 and 80 tokens of a T5-XL: what the
                            paper's stages read; the others are of 256 × 256
 
 The sides take turns, in one run. CPU is the time that all processes and threads of a side use per
-row: what hosts with other numbers of cores need, and what a busy machine disturbs least. Then, from
-shards of small pictures: the time to the first rows of many records, and the memory over many rows.
-Needs torch and webdataset.
+row, once they run: what hosts with other numbers of cores need, and what a busy machine disturbs
+least. Then, from shards of small pictures: the time to the first rows of many records, and the
+memory over many rows. Needs torch and webdataset.
 """
 
 import argparse
 import dataclasses
 import functools
 import io
+import multiprocessing
 import os
 import resource
 import shutil
@@ -33,7 +34,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker is a thread: BLAS must not add its own
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker is one core: BLAS must not add its own
 
 import ml_dtypes
 import numpy as np
@@ -54,6 +55,7 @@ from onediff_jax.models.layout import RowLayout, Slot
 from onediff_jax.models.text_hash import HashedTextEncoder
 
 PER_SHARD, BATCH, WORKERS = 500, 16, 2
+DISTINCT = 500  # pictures of 256 × 256; the others repeat them
 NEEDED = 40  # pictures of 512 × 512 per second: 4 chips of v5e at 10 each
 CAPTION, TEXT_TOKENS, TEXT_WIDTH, TEXT_ROOM = "a box of one colour before a wall", 80, 2048, 300
 
@@ -150,13 +152,13 @@ def write_tars(folder: Path, count: int, entry: Callable[[int], tuple[str, bytes
 
 def jpeg(number: int) -> tuple[str, bytes]:
     data = io.BytesIO()
-    Image.fromarray(picture(number, 256)).save(data, "JPEG", quality=90)
+    Image.fromarray(picture(number % DISTINCT, 256)).save(data, "JPEG", quality=90)
     return "jpg", data.getvalue()
 
 
 def posterior(number: int) -> tuple[str, bytes]:
     data = io.BytesIO()
-    np.save(data, Moments()(picture(number, 256)))
+    np.save(data, Moments()(picture(number % DISTINCT, 256)))
     return "npy", data.getvalue()
 
 
@@ -192,7 +194,7 @@ def web_rows(folder: Path) -> Iterator[int]:
 
 
 def prepared_rows(
-    folder: Path, side: int, cached: bool = False, readers: int = WORKERS
+    folder: Path, side: int, cached: bool = False, workers: int = WORKERS
 ) -> Iterator[int]:
     """Rows per batch, as training reads them."""
     pack = packer(side, cached)
@@ -204,7 +206,7 @@ def prepared_rows(
         Draws(0.5, 0.1),
         seed=0,
         batch_size=BATCH,
-        threads=readers,
+        workers=workers,
         prefetch=8,
     )
     try:
@@ -215,22 +217,25 @@ def prepared_rows(
 
 
 def measure(rows: Iterator[int], seconds: float, warm: int) -> tuple[float, float]:
-    """Rows per second, and CPU milliseconds per row of this process and its children."""
-    began, before = cpu_seconds(), 0
+    """Rows per second, and CPU milliseconds per row of this process and its workers."""
+    before = 0
     while before < warm:  # workers started, buffers filled
         before += next(rows)
-    start, count = time.perf_counter(), 0
+    start, used, count = time.perf_counter(), cpu_seconds(), 0
     while time.perf_counter() - start < seconds:
         count += next(rows)
-    elapsed = time.perf_counter() - start
-    rows.close()  # ends the children, whose time counts from then on
-    return count / elapsed, 1000 * (cpu_seconds() - began) / (before + count)
+    elapsed, used = time.perf_counter() - start, cpu_seconds() - used
+    rows.close()
+    return count / elapsed, 1000 * used / count
 
 
 def cpu_seconds() -> float:
-    """Of this process and of children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    """Of this process and of its workers, since each began."""
+    ticks = 0
+    for process in (os.getpid(), *(w.pid for w in multiprocessing.active_children())):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # user and system
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib() -> float:
@@ -241,19 +246,20 @@ def resident_mib() -> float:
 
 def compare(out: Path, args: argparse.Namespace) -> tuple[str, float]:
     """Prints rates and CPU per row; returns a conclusion, and the milliseconds of 512 × 512."""
-    many = Pictures(args.pictures, args.pictures, 256)
+    many = Pictures(args.pictures, DISTINCT, 256)
     write_tars(out / "jpeg", args.pictures, jpeg)
     write_tars(out / "npy", args.pictures, posterior)
     prepare(out / "pixels", many)
     prepare(out / "latents", many, Encoders(Moments()))
-    large = Pictures(args.pictures // 2, 50, 512)
+    large = Pictures(args.pictures // 8, 50, 512)
     prepare(out / "stage", large, Encoders(Moments(), Embeddings()))
+    alone = "prepared, latents, in this process"
     sides = {
         "webdataset, JPEG": lambda: web_rows(out / "jpeg"),
         "webdataset, latents": lambda: web_rows(out / "npy"),
         "prepared, pixels": lambda: prepared_rows(out / "pixels", 256),
         "prepared, latents": lambda: prepared_rows(out / "latents", 256),
-        "prepared, latents, one reader": lambda: prepared_rows(out / "latents", 256, readers=1),
+        alone: lambda: prepared_rows(out / "latents", 256, workers=0),
         "prepared, 512 × 512": lambda: prepared_rows(out / "stage", 512, cached=True),
     }
     found: dict[str, list] = {name: [] for name in sides}
@@ -277,12 +283,11 @@ def compare(out: Path, args: argparse.Namespace) -> tuple[str, float]:
     )
     table(header, cells)
     ours = list(sides)[2:4]
-    single = "prepared, latents, one reader"
     said = (
         f"Prepared shards give {middle(ours[0], 0, web[0]):.1f}× (pixels) and "
         f"{middle(ours[1], 0, web[0]):.1f}× (latents) the rows of WebDataset with JPEG files, and "
-        f"{middle(ours[1], 0, web[1]):.1f}× those of WebDataset with the same latents; one "
-        f"reader gives {middle(single, 0, web[0]):.1f}× and {middle(single, 0, web[1]):.1f}×."
+        f"{middle(ours[1], 0, web[1]):.1f}× those of WebDataset with the same latents; without "
+        f"workers {middle(alone, 0, web[0]):.1f}× and {middle(alone, 0, web[1]):.1f}×."
     )
     return said, middle("prepared, 512 × 512", 1)
 
@@ -291,7 +296,7 @@ def measure_large(folder: Path, records: int, rows: int) -> float:
     """Prints the time to the first rows and the memory over many; returns the growth in MiB."""
     prepare(folder, Pictures(records, 50, 32))
     began = time.perf_counter()
-    stream = prepared_rows(folder, 256)
+    stream = prepared_rows(folder, 256, workers=0)  # whose memory is all in this process
     next(stream)
     first, count, used = time.perf_counter() - began, BATCH, []
     while count < rows:
@@ -312,9 +317,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parses flags, measures, prints tables and a conclusion."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--out", type=Path, help="folder for 1 GB of files; default a temporary one"
+        "--out", type=Path, help="folder for 2 GB of files; default a temporary one"
     )
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")

@@ -52,7 +52,8 @@ def get_config() -> ConfigDict:
     c.data.folders = (("prepared/identity_512", 1.0),)
     c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
     c.data.evaluate_on = "held_out"  # or train
-    c.data.threads = 16  # readers
+    c.data.workers = 0  # reading processes; 0: the trainer itself reads
+    c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.faceid = 1.0

@@ -74,7 +74,8 @@ def _common() -> ConfigDict:
     c.data.folders = (("prepared/mine", 1.0),)  # each with its weight
     c.data.encoder = "released"  # folder of the autoencoder that made their latents
     c.data.evaluate_on = "held_out"  # or train
-    c.data.threads = 4  # readers
+    c.data.workers = 0  # reading processes; 0: the trainer itself reads
+    c.data.threads = 4  # readers in each
     c.data.prefetch = 8  # batches
     c.data.tasks = ConfigDict()  # weight within the task's group; each needs a slot in rows
     c.data.tasks.text2image = 1.0

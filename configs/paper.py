@@ -109,7 +109,8 @@ def _stage1_256() -> ConfigDict:
     c.data.folders = (("prepared/t2i_256", 1.0),)
     c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
     c.data.evaluate_on = "held_out"  # or train
-    c.data.threads = 16  # readers
+    c.data.workers = 0  # reading processes; 0: the trainer itself reads
+    c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.text2image = 1.0

@@ -80,7 +80,8 @@ def _tiny() -> ConfigDict:
     c.data.level = "simple"  # simple or rich
     c.data.scenes = 3000  # per task
     c.data.aspects = ("1:1",)  # width:height
-    c.data.threads = 1  # readers
+    c.data.workers = 0  # reading processes; 0: the trainer itself reads
+    c.data.threads = 1  # readers in each
     c.data.prefetch = 16  # batches
     c.data.tasks = ConfigDict()  # weight within the task's group
     for name in ("text2image", "faceid", "subject_driven", "multiview"):

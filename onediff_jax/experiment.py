@@ -37,6 +37,7 @@ _POSITIVE = (
     *("log.every_steps", "log.held_out_every", "log.held_out_batches"),
     *("log.sample_steps", "log.sample_rows"),
 )
+_READING = ("workers", "threads", "prefetch")  # fields of data that do not change the stream
 _SHARES = ("flow.condition_sigma", "ema.max_decay", "optim.end_factor")  # 0..1
 # Training scenes are 0 … data.scenes − 1; held-out scenes start here, far beyond any of them.
 HELD_OUT = 2**30
@@ -90,15 +91,15 @@ class Experiment:
         tasks = {name: weight for name, weight in config.data.tasks.items() if weight}
         sources = {name: self.encoded(name, held_out=held_out) for name in tasks}
         kwargs.setdefault("batch_size", config.train.batch_rows * config.train.accumulate)
-        kwargs.setdefault("threads", config.data.threads)
-        kwargs.setdefault("prefetch", config.data.prefetch)
+        for option in _READING:
+            kwargs.setdefault(option, config.data[option])
         groups = mix_groups(sources, tasks, config.seed)
         return row_batches(groups, self.packer, self.draws, seed=config.seed, **kwargs)
 
     def stream_fields(self) -> dict[str, Any]:
         """What determines the order and content of the stream."""
         config = self.config
-        data = {k: v for k, v in config.data.to_dict().items() if k not in ("threads", "prefetch")}
+        data = {k: v for k, v in config.data.to_dict().items() if k not in _READING}
         if self.prepared is not None:
             data |= {"folders": self.prepared.fields(), "encoder": "as in the folders"}
         return stream_fields(
@@ -214,6 +215,8 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ValueError(f"{path}={value} must be positive")
         if path in _SHARES and not 0 <= value <= 1:
             raise ValueError(f"{path}={value} must be in 0..1")
+    if config.data.workers < 0:
+        raise ValueError(f"data.workers={config.data.workers} must be ≥ 0")
     for name, weight in config.data.tasks.items():
         if not weight >= 0:
             raise ValueError(f"data.tasks.{name}={weight} must be ≥ 0")

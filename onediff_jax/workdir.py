@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 # folders may be moved: the stream that a checkpoint belongs to knows them by content and weight.)
 FREE_FIELDS = (
     *("log.", "checkpoint.", "mesh.", "model.unroll", "ema.offload"),
-    *("data.threads", "data.prefetch", "data.folders", "data.encoder"),
+    *("data.workers", "data.threads", "data.prefetch", "data.folders", "data.encoder"),
 )
 
 

@@ -76,6 +76,7 @@ def test_unknown_preset():
         ({"data__aspects": ("5:7",)}, "unknown aspect='5:7'; choose from .*16:9"),
         ({"data__aspects": ()}, "data.aspects is empty; choose from"),
         ({"data__threads": 0}, "data.threads=0 must be positive"),
+        ({"data__workers": -1}, "data.workers=-1 must be ≥ 0"),
         ({"data__tasks__depth2image": -1.0}, "data.tasks.depth2image=-1.0 must be ≥ 0"),
         ({"text__max_length": -3}, "text.max_length=-3 must be positive"),
         ({"train__batch_rows": -8}, "train.batch_rows=-8 must be positive"),

@@ -3,19 +3,25 @@
 import dataclasses
 import hashlib
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
+from absl import flags
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.rows import Placed, RowPacker
 from onediff_jax.models.layout import RowLayout
 from onediff_jax.tasks.definitions import get_task
 
-STREAM_VERSION = 1  # raise it when the same settings start to give other rows
+STREAM_VERSION = 2  # raise it when the same settings start to give other rows
 _ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
+_SHARED_FROM = 1 << 16  # bytes; smaller arrays of a worker come through its pipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +170,7 @@ def row_batches(
     seed: int,
     batch_size: int,
     places: Sequence[int] | None = None,
+    workers: int = 0,
     threads: int = 1,
     prefetch: int = 8,
 ) -> "BatchIterator":
@@ -172,7 +179,9 @@ def row_batches(
     Args:
       batch_size: rows per batch over all processes.
       places: which rows of every batch are read here, of 0 … batch_size − 1; None for all.
-      threads: readers; their number does not change the order.
+      workers: reading processes, which hand batches over in shared memory; 0: this one reads.
+        Python runs one thread at a time in each. What `Cached` keeps, each keeps for itself.
+      threads: readers in each process; neither number changes the order.
       prefetch: batches kept ready.
 
     Raises ValueError when a slot has no task, a group no slot, or the batch no such rows.
@@ -186,24 +195,46 @@ def row_batches(
     if not places or not set(places) <= set(range(batch_size)):
         raise ValueError(f"{places=} must be rows of a batch of {batch_size=}")
     batches = grain.MapDataset.source(BatchSource(groups, packer, draws, seed, batch_size, places))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    return BatchIterator(batches.to_iter_dataset(options).__iter__())
+    return BatchIterator(batches, workers, threads, prefetch)
 
 
 class BatchIterator:
-    """Batches with a state that is one number, whatever the number of processes or threads."""
+    """Batches with a state that is one number, whatever the number of processes or threads.
 
-    def __init__(self, iterator: grain.DatasetIterator):
-        self._iterator = iterator
-        self._batches = 0
+    Args:
+      batches: random access to them.
+      workers, threads, prefetch: as in `row_batches`.
+    """
+
+    def __init__(self, batches: grain.MapDataset, workers: int, threads: int, prefetch: int):
+        self._source, self._workers, self._batches = batches, workers, 0
+        ahead = -(-prefetch // max(workers, 1))  # in each process
+        self._options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=threads if workers else max(ahead, threads)
+        )
+        self._processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=ahead)
+        self._iterator: grain.DatasetIterator | None = None
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        if self._iterator is None:
+            self._iterator = self._open()
         batch = next(self._iterator)
         self._batches += 1
-        return batch
+        return _with_padding(batch) if self._workers else batch
+
+    def _open(self) -> grain.DatasetIterator:
+        stream = self._source[self._batches :].to_iter_dataset(self._options)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # grain asks for some, of which this program has none
+                flags.FLAGS.mark_as_parsed()
+            # Worker k of n makes the batches k, k + n, …, which come in turn: the same order.
+            options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM)
+            stream = grain.experimental.WithOptionsIterDataset(stream, options).map(_no_padding)
+            stream = stream.mp_prefetch(self._processes, _begin_worker)
+        return iter(stream)
 
     @property
     def batches(self) -> int:
@@ -212,14 +243,46 @@ class BatchIterator:
 
     def seek(self, batches: int) -> None:
         """Continues after that many batches."""
-        self._iterator.set_state({"next_index": batches})
+        self.close()
         self._batches = batches
 
     def close(self) -> None:
-        """Stops the reading threads."""
-        close = getattr(self._iterator, "close", None)
+        """Stops the reading threads and processes; the next batch starts them again."""
+        iterator, self._iterator = self._iterator, None
+        close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def _no_padding(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch with its text cut after the longest prompt: most of its bytes are zeros behind."""
+    longest = int(np.flatnonzero(batch["text_mask"].any((0, 1)))[-1]) + 1
+    return batch | {"text": np.ascontiguousarray(batch["text"][:, :, :longest])}
+
+
+def _with_padding(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Undoes `_no_padding`."""
+    text = batch["text"]
+    whole = np.zeros((*batch["text_mask"].shape, *text.shape[3:]), text.dtype)
+    whole[:, :, : text.shape[2]] = text
+    return batch | {"text": whole}
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Ties a reading process to the one it reads for, which alone decides what a signal means.
+
+    Ctrl-C and schedulers signal all processes of a job; a reader that ended then would keep the
+    trainer from saving. One that outlived a killed trainer would hold memory for ever.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def stream_fields(layout: RowLayout, settings: Mapping[str, Any]) -> dict[str, Any]:

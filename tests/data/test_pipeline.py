@@ -1,6 +1,11 @@
 """The stream of rows: exact shares, random access, the same order whatever the machine."""
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import grain
 import numpy as np
@@ -95,6 +100,66 @@ def test_readers_do_not_change_the_order(threads, prefetch):
     assert_equal(take(batches(threads=threads, prefetch=prefetch), 5), take(batches(), 5))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_processes_do_not_change_the_order(workers):
+    """Also after going back, which starts them anew."""
+    want, stream = take(batches(), 5), batches(workers=workers)
+    assert_equal([next(stream) for _ in range(5)], want)
+    stream.seek(1)
+    assert stream.batches == 1
+    assert_equal(take(stream, 4), want[1:])
+
+
+def test_an_error_of_a_process_arrives():
+    class Broken(Numbered):
+        def __getitem__(self, index):
+            raise ValueError(f"{self.task.name} {int(index) >= 0}: broken")
+
+    sources = {name: Broken(name) for name in WEIGHTS}
+    stream = row_batches(
+        mix_groups(sources, WEIGHTS, 0), PACKER, DRAWS, seed=0, batch_size=4, workers=2
+    )
+    with pytest.raises(ValueError, match="text2image True: broken"):
+        next(stream)
+    stream.close()
+
+
+ENDLESS = """
+import itertools, multiprocessing
+from tests.data.test_pipeline import batches
+
+if __name__ == "__main__":
+    for number, batch in enumerate(batches(workers=2)):
+        if number == 3:
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+"""
+
+
+def test_signals_are_the_trainers():
+    """Readers go on after SIGTERM and SIGINT, and end when the process that they read for dies."""
+    trainer = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True)
+    readers = [int(pid) for pid in trainer.stdout.readline().split()]
+    assert len(readers) == 2
+    for reader, number in zip(readers, (signal.SIGTERM, signal.SIGINT), strict=True):
+        os.kill(reader, number)
+    time.sleep(0.5)
+    assert all(_runs(reader) for reader in readers) and trainer.poll() is None
+    trainer.kill()
+    trainer.wait()
+    deadline = time.monotonic() + 20
+    while any(_runs(reader) for reader in readers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("shares", [((0, 1), (2, 3)), ((0, 2), (3,), (1,))])
 def test_processes_share_the_global_batch(shares):
     """Any rows of a batch may be read anywhere: together they are the batch."""
@@ -172,7 +237,7 @@ def test_hash_is_stable():
         {"data": {"level": "simple", "tasks": {"depth2image": 2.0, "deblurring": 1.0}}},
         {"draws": [0.4]},
         {"rows": [["t2i", 1, 4]]},
-        {"stream_version": 2},
+        {"stream_version": 0},
     ],
 )
 def test_every_field_changes_the_hash(change):

@@ -27,6 +27,11 @@ from onediff_jax.tasks.definitions import get_task
 _OPEN_FILES = 128  # per folder, task and split
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _QUANTILES = special.ndtri((np.arange(65536) + 0.5) / 65536).astype(np.float32)
+# Every float16 as float32 and, as a log-variance, its deviation, by its bits: a table is quicker
+# than numpy's conversion of float16, which is most of the work of a posterior.
+_VALUES = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+with np.errstate(over="ignore", invalid="ignore"):
+    _DEVIATIONS = np.exp(_VALUES / 2)
 _BUFFER = 1 << 16  # bytes; the default, 1 MiB, is for reading in sequence
 
 
@@ -62,16 +67,20 @@ class PreparedFolder:
 
 
 class Records:
-    """A sequence of records over many files; thread-safe.
+    """A sequence of records over many files; thread-safe, and a copy in another process opens its
+    own files.
 
     Raises PreparedError when a file is missing or damaged, naming it.
     """
 
     def __init__(self, folder: Path, files: list[dict[str, Any]]):
-        self._folder, self._files = folder, [file["file"] for file in files]
+        self._folder, self._files = folder, files
         self._ends = list(itertools.accumulate(file["records"] for file in files))
         self._readers: collections.OrderedDict[int, ArrayRecordReader] = collections.OrderedDict()
         self._lock = threading.Lock()
+
+    def __reduce__(self):
+        return Records, (self._folder, self._files)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -86,15 +95,18 @@ class Records:
             return from_bytes(self._reader(number).read([position])[0])
         except (ValueError, RuntimeError, IndexError) as error:
             raise PreparedError(
-                f"{self._folder / self._files[number]}, record {position}: {error}; "
+                f"{self._path(number)}, record {position}: {error}; "
                 "prepare --check tells what else is damaged"
             ) from error
+
+    def _path(self, number: int) -> Path:
+        return self._folder / self._files[number]["file"]
 
     def _reader(self, number: int) -> ArrayRecordReader:
         with self._lock:
             reader = self._readers.pop(number, None)
             if reader is None:
-                path = str(self._folder / self._files[number])
+                path = str(self._path(number))
                 reader = ArrayRecordReader(path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER)
             self._readers[number] = reader
             if len(self._readers) > _OPEN_FILES:
@@ -104,10 +116,11 @@ class Records:
 
 
 def _normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Standard normal numbers, float32: one of 65,536 quantiles each, at a fifth of the time of
+    """Standard normal numbers, float32: one of 65,536 quantiles each, at a sixth of the time of
     rng.standard_normal, which would be the largest cost of a record."""
     size = math.prod(shape)
-    return np.take(_QUANTILES, np.frombuffer(rng.bytes(2 * size), np.uint16)).reshape(shape)
+    bits = rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
+    return np.take(_QUANTILES, bits).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +143,12 @@ class Decoding:
         """(h, w, c) float32 of a stored frame; a posterior is sampled."""
         if frame.dtype == np.uint8:
             return self.codec.encode(frame)
-        stored, half = frame.astype(np.float32), frame.shape[-1] // 2
-        mean, logvar = stored[..., :half], stored[..., half:]
-        z = mean + np.exp(0.5 * logvar) * _normal(mean.shape, rng)
-        return z * np.float32(self.scaling)
+        bits, half = frame.view(np.uint16), frame.shape[-1] // 2
+        z = np.take(_DEVIATIONS, bits[..., half:])
+        z *= _normal(z.shape, rng)
+        z += np.take(_VALUES, bits[..., :half])
+        z *= np.float32(self.scaling)
+        return z
 
     def latent_size(self, frame: np.ndarray) -> tuple[int, int]:
         """(h, w) in latents of a stored frame."""

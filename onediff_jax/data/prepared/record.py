@@ -8,6 +8,7 @@ depend on the content alone, and reading copies nothing.
 
 import dataclasses
 import json
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -128,7 +129,7 @@ def from_bytes(data: bytes) -> Record:
         header = json.loads(data[8:start])
         arrays = []
         for name, *shape in header["arrays"]:
-            dtype, count = np.dtype(_DTYPES[name]), int(np.prod(shape, dtype=np.int64))
+            dtype, count = np.dtype(_DTYPES[name]), math.prod(shape)
             arrays.append(np.frombuffer(data, dtype, count, start).reshape(shape))
             start += count * dtype.itemsize
         if start != len(data):

@@ -57,7 +57,8 @@ def test_rows_hold_every_group_and_repeat_exactly(folders):
     rows = batches(config, 4)
     names = [TASK_NAMES[t] for t in rows[0]["task"][0]]
     assert names == ["text2image", "semanticmap2image", "semanticmap2image", "faceid", "multiview"]
-    assert all(equal(a, b) for a, b in zip(rows, batches(config, 4, threads=3), strict=True))
+    for readers in ({"threads": 3}, {"workers": 2}):
+        assert all(equal(a, b) for a, b in zip(rows, batches(config, 4, **readers), strict=True))
     assert not equal(rows[0], rows[1])
 
 

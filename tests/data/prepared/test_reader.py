@@ -140,3 +140,24 @@ def test_a_posterior_is_sampled_and_scaled():
     one, other = (example.draw(rng).frames[0].astype(np.float32) for _ in range(2))
     assert one.shape == (32, 32, 4) and not np.array_equal(one, other)
     assert abs(one.mean() - 3.0) < 0.05 and abs(one.std() - 0.5) < 0.02
+
+
+def test_a_posterior_elementwise():
+    """Other means, the same deviations and noise: latents differ as the means do; and the noise is
+    as large as each element's own deviation."""
+    rng = np.random.default_rng(1)
+    mean, shift = rng.normal(size=(2, 64, 64, 4)).astype(np.float16)
+    logvar = rng.normal(size=mean.shape).astype(np.float16)
+    decoding = Decoding(CODEC, 0.5, 1)
+
+    def drawn(mean, logvar):
+        frame = np.concatenate([mean, logvar], -1)
+        return decoding.latents(frame, np.random.default_rng(7)).astype(np.float64)
+
+    one, silent = drawn(mean, logvar), np.full_like(logvar, -60000)
+    np.testing.assert_array_equal(drawn(mean, silent), 0.5 * mean.astype(np.float64))
+    other = drawn(mean + shift, logvar)
+    np.testing.assert_allclose(other - one, 0.5 * shift.astype(np.float64), atol=4e-3)  # float16 rounds the means
+    noise = (one - 0.5 * mean) / (0.5 * np.exp(logvar.astype(np.float64) / 2))
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.02
+    assert abs(np.corrcoef(noise.ravel(), logvar.ravel())[0, 1]) < 0.03
