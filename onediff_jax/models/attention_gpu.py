@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from onediff_jax.models.attention import mean_where_no_key
 
 _HOPPER = 9.0  # compute capability
+_TILE = 8  # tokamax's kernel takes multiples of so many queries and keys
 
 
 def best(dtype: jnp.dtype, *, softcap: float | None) -> str | None:
@@ -37,18 +38,32 @@ def tokamax(
     name: str,
 ) -> Float[Array, "b t n h"]:
     """Attention of one device's sequences by tokamax, heads in "repeat" order."""
+    from absl import flags
     from tokamax import dot_product_attention
 
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # tokamax would look for its flags among those of the program
     q, mask = mean_where_no_key(q, mask)
+    tokens = q.shape[1]
+    if -k.shape[1] % _TILE and mask is None:
+        mask = jnp.ones(k.shape[:2], bool)
+    if mask is not None:
+        mask = _whole_tiles(mask)[:, None, None, :]
     out = dot_product_attention(
-        q,
-        k,
-        v,
-        mask=None if mask is None else mask[:, None, None, :],
+        _whole_tiles(q),
+        _whole_tiles(k),
+        _whole_tiles(v),
+        mask=mask,
         logits_soft_cap=softcap,
         implementation="mosaic",
     )
-    return checkpoint_name(out, name)
+    return checkpoint_name(out[:, :tokens], name)
+
+
+def _whole_tiles(x: Array) -> Array:
+    """Zeros, or False, at the end of axis 1."""
+    missing = -x.shape[1] % _TILE
+    return jnp.pad(x, [(0, missing if axis == 1 else 0) for axis in range(x.ndim)])
 
 
 def cudnn(
