@@ -161,7 +161,7 @@ def _tiny() -> ConfigDict:
 
 
 def _base() -> dict:
-    """One GPU: 410 M parameters, 256 × 256 pictures."""
+    """One GPU: 307 M parameters, 256 × 256 pictures."""
     return {
         "model": {
             "hidden_size": 1152,

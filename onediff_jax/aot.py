@@ -1,12 +1,12 @@
-"""What a train step will need and reach on a TPU slice, compiled here and run nowhere.
+"""What a train step will need and reach on TPUs or GPUs, compiled here and run nowhere.
 
     python -m onediff_jax.aot --config=configs/paper.py:stage1_512 --topology=v5e:16x16 \\
         [--batch=1024] [--config.mesh.replica=16 …] [--out=FILE.json] [--hlo=FILE.txt]
         [--search[=batch,remat,mesh]]
 
-Prints a table, and JSON to FILE (or after it). Needs libtpu, 0.2 GB to download; a compile of the
-released shape takes minutes and 3 GB of memory. Exit code 1 for bad input, and when the step does
-not fit the chip.
+Prints a table, and JSON to FILE (or after it). Needs libtpu for TPUs, 0.2 GB to download, and jax's
+CUDA plugin for GPUs, 2.5 GB; a compile of the released shape takes minutes and 3 GB of memory. Exit
+code 1 for bad input, and when the step does not fit the chip.
 """
 
 import argparse
@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m onediff_jax.aot", description=__doc__.splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument("--topology", required=True, help="e.g. v5e:16x16, v5p:4x4x4, v6e:4x8")
+    parser.add_argument(
+        "--topology", required=True, help="e.g. v5e:16x16, v5p:4x4x4, v6e:4x8, h100:8, h200:4x8"
+    )
     parser.add_argument("--batch", type=int, help="rows per step in place of train.batch_rows")
     parser.add_argument(
         "--search",
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(args: argparse.Namespace, config_arguments: Sequence[str]) -> None:
     """The command with its flags parsed. Raises ValueError for bad input."""
     from onediff_jax.scaling.chips import topology_of
-    from onediff_jax.scaling.libtpu import ENVIRONMENT
+    from onediff_jax.scaling.compilers import ENVIRONMENT
 
     topology = topology_of(args.topology)
     if args.batch is not None and args.batch <= 0:

@@ -14,6 +14,8 @@ from ml_collections import ConfigDict, config_flags
 def read_config(arguments: Sequence[str]) -> ConfigDict:
     """The config that `arguments` describe; there must be no others.
 
+    A field that holds a float, or nothing yet, may be set to None.
+
     Raises ValueError that names the argument and what there is instead.
     """
     path = _path(arguments)
@@ -21,7 +23,9 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
         raise ValueError("--config=FILE is required, e.g. --config=configs/t2i_multitask.py")
     if not Path(path.split(":")[0]).is_file():
         raise ValueError(f"--config={path}: there is no such file")
-    values, argv = flags.FlagValues(), ["", *arguments]
+    nones = [a for a in arguments if re.fullmatch(r"--?config\.[\w.]+=None", a)]
+    values = flags.FlagValues()
+    argv = ["", *(a for a in arguments if a not in nones)]
     flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)[1:]
@@ -39,7 +43,21 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
         raise ValueError(re.sub(r"^[A-Za-z]+Error: ", "", says)) from None
     if rest:
         raise ValueError(f"unexpected arguments {rest}; fields are set by --config.x.y=value")
+    for argument in nones:
+        _set_none(flag.value, argument)
     return flag.value
+
+
+def _set_none(config: ConfigDict, argument: str) -> None:
+    if unknown := _unknown_field(config, argument):
+        raise ValueError(unknown)
+    name = argument.partition("=")[0].split(".", 1)[1]
+    *sections, field = name.split(".")
+    for section in sections:
+        config = config[section]
+    if not isinstance(config[field], float | None):
+        raise ValueError(f"--config.{name}={config[field]!r} cannot be None")
+    config[field] = None
 
 
 def _path(arguments: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""The command that compiles for TPUs: bad input, and a whole compilation where libtpu is."""
+"""The command that compiles for machines elsewhere: bad input; whole where the compilers are."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from onediff_jax import aot
-from onediff_jax.scaling.libtpu import VERSION
+from onediff_jax.scaling.compilers import CUDA, LIBTPU
 from tests.experiments import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
@@ -19,7 +19,13 @@ CONFIG = f"--config={CONFIGS}/t2i_multitask.py:tiny"
 # Of the installed package 0.7 GB: too much for every test run.
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason=f"libtpu is not installed: pip install {VERSION}",
+    reason=f"libtpu is not installed: pip install {LIBTPU}",
+)
+
+
+needs_cuda = pytest.mark.skipif(
+    not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)),
+    reason=f"jax's CUDA plugin is not installed: pip install '{CUDA}'",
 )
 
 
@@ -49,10 +55,10 @@ def test_without_libtpu_the_command_that_installs_it(monkeypatch):
         aot.main([CONFIG, "--topology=v5e:2x2"])
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
+def command(*arguments: str, topology: str = "v5e:2x2") -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.run(
-        [sys.executable, "-m", "onediff_jax.aot", CONFIG, "--topology=v5e:2x2", *arguments],
+        [sys.executable, "-m", "onediff_jax.aot", CONFIG, f"--topology={topology}", *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -87,6 +93,28 @@ def test_compiles_the_train_step(tmp_path):
     assert {c["passes"] for c in report["collectives"] if c["where"] == "forward"} == {4}
     assert report["memory"]["arguments"] > 16 * report["parameters"] / 2
     assert "| MFU, at most |" in done.stdout
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_compiles_for_gpus(tmp_path):
+    """The same over two GPUs: cuDNN's attention, all products found."""
+    fields = {
+        "model.dtype": "bfloat16",
+        "model.unroll": 1,
+        "model.attention_softcap": "None",
+        "rows": "(('t2i',1,1,256),)",
+        "mesh.fsdp": 2,
+    }
+    out = tmp_path / "report.json"
+    arguments = [f"--config.{name}={value}" for name, value in fields.items()]
+    done = command(*arguments, "--batch=8", f"--out={out}", topology="h100:2")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert report["attention"] == {"256 × 256": "cudnn", "256 × 48": "cudnn"}
+    assert report["flops"]["kernels_not_counted"] == []
+    assert report["flops"]["executed_dense_over_model_dense"] == pytest.approx(1, abs=0.05)
+    assert {c["where"] for c in report["collectives"]} >= {"forward", "backward"}
 
 
 @needs_libtpu

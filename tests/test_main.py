@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onediff_jax.checkpoint import Checkpoints
+from onediff_jax.config_flag import read_config
 from onediff_jax.main import keep_compiled
 from onediff_jax.workdir import Workdir
 from tests.experiments import CONFIGS, shrunken
@@ -48,6 +49,8 @@ def run(*arguments: str, **env: str) -> tuple[int, list[str]]:
         ),
         ([TINY, "--config.seed.x=1"], "unknown field --config.seed.x: config.seed is a value"),
         ([TINY, "--config.train.steps=many"], "flag --config.train.steps=many: invalid literal"),
+        ([TINY, "--config.train.steps=None"], "--config.train.steps=1800 cannot be None"),
+        ([TINY, "--config.model.cap=None"], "unknown field --config.model.cap; config.model has"),
         ([TINY, "--steps=3"], "Unknown command line flag 'steps'"),
     ],
 )
@@ -55,6 +58,13 @@ def test_bad_flags(arguments, message):
     code, lines = run(*arguments)
     assert code == 1
     assert len(lines) == 1 and lines[0].startswith(f"error: {message}"), lines
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+def test_what_is_off():
+    """The soft cap may be None, as the config says."""
+    config = read_config([TINY, "--config.model.attention_softcap=None", "--config.seed=3"])
+    assert config.model.attention_softcap is None and config.seed == 3
 
 
 @pytest.mark.slow

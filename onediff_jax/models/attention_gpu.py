@@ -5,10 +5,12 @@ pass; it needs compute capability 9.0. Both compute in 16 bits.
 """
 
 import importlib.util
+import logging
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.backend import get_default_device
 from jaxtyping import Array, Bool, Float
 
 from onediff_jax.models.attention import mean_where_no_key
@@ -18,12 +20,12 @@ _TILE = 8  # tokamax's kernel takes multiples of so many queries and keys
 
 
 def best(dtype: jnp.dtype, *, softcap: float | None) -> str | None:
-    """The kernel for such arrays on the GPU at hand; None where no kernel can do it."""
+    """The kernel for such arrays on jax's default GPU; None where no kernel can do it."""
     if dtype not in (jnp.bfloat16, jnp.float16):
         return None
     if softcap is None:
         return "cudnn"
-    capability = getattr(jax.devices()[0], "compute_capability", None)
+    capability = getattr(get_default_device(), "compute_capability", None)
     capable = capability is not None and float(capability) >= _HOPPER
     return "tokamax" if capable and importlib.util.find_spec("tokamax") else None
 
@@ -43,6 +45,7 @@ def tokamax(
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # tokamax would look for its flags among those of the program
+    logging.getLogger("absl").addFilter(_not_tuned)
     q, mask = mean_where_no_key(q, mask)
     tokens = q.shape[1]
     if -k.shape[1] % _TILE and mask is None:
@@ -58,6 +61,11 @@ def tokamax(
         implementation="mosaic",
     )
     return checkpoint_name(out[:, :tokens], name)
+
+
+def _not_tuned(record: logging.LogRecord) -> bool:
+    """Drops what tokamax says, at length, of every shape that it has no measured tiles for."""
+    return not str(record.msg).startswith("Autotuning cache miss")
 
 
 def _whole_tiles(x: Array) -> Array:

@@ -5,7 +5,7 @@ import os
 
 # Share of a GPU's memory that jax takes when it starts: three quarters unless told. What is left is
 # for CUDA itself, NCCL's buffers and cuDNN.
-_GPU_MEMORY = 0.92
+GPU_MEMORY = 0.92
 _MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 # TPU v5p and v6e run collectives one after another with everything else unless told to run them
@@ -51,4 +51,4 @@ def _is_known(name: str, value: bool | int | str) -> bool:
 def set_memory_fraction() -> None:
     """For GPUs, before jax looks at its devices, and unless the environment says it already."""
     if not any(name in os.environ for name in _MEMORY_VARIABLES):
-        os.environ[_MEMORY_VARIABLES[0]] = str(_GPU_MEMORY)
+        os.environ[_MEMORY_VARIABLES[0]] = str(GPU_MEMORY)

@@ -9,10 +9,14 @@ from onediff_jax.scaling.hlo import Instruction, Module, Run
 from onediff_jax.scaling.products import product_flops
 from onediff_jax.scaling.traffic import hbm_bytes
 
+_KERNELS = [
+    f'custom_call_target="{name}' for name in ("tpu_custom_call", "mosaic_gpu", "__cudnn$fmha")
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A Pallas kernel: XLA knows nothing of what it computes."""
+    """A Pallas kernel, or one of cuDNN: XLA knows nothing of what it computes."""
 
     name: str
     flops: float | None  # of one call; None where it is not known here
@@ -55,7 +59,7 @@ def costs_of(module: Module) -> Costs:
             found.loop_flops[loop] = found.loop_flops.get(loop, 0.0) + flops
             found.hbm_bytes += run.times * hbm_bytes(module, run.computation, instruction)
             found.collectives += collectives_of(module, run, instruction)
-            if 'custom_call_target="tpu_custom_call"' in instruction.rest:
+            if any(target in instruction.rest for target in _KERNELS):
                 found.kernels.append(_kernel(run, instruction))
     return found
 
@@ -69,12 +73,21 @@ def _label(loop: Instruction) -> str:
 
 
 def _kernel(run: Run, instruction: Instruction) -> Kernel:
-    """Attention is known by its name: forward 2 products of t × s × h per head, backward 5."""
+    """Attention is known by its name: each product is of t × s × h per head."""
     arrays = [run.computation.by_name[n].arrays[0] for n in instruction.operands]
     wide = [a.dims for a in arrays if a.dtype in ("bf16", "f16", "f32") and len(a.dims) >= 3]
-    products = {"fwd": 2, "dkv": 5, "dq": 3}
-    phase = next((p for p in products if f"_{p}_" in f"{instruction.name}_"), None)
-    flops = None
-    if "splash" in instruction.name and phase and len(wide) > 1:
-        flops = 2.0 * products[phase] * math.prod(wide[0]) * wide[1][-2]
-    return Kernel(re.sub(r"\.\d+$", "", instruction.name), flops, run.times)
+    name, products, keys = re.sub(r"\.\d+$", "", instruction.name), None, -3
+    if "splash" in instruction.name:
+        phases = {"fwd": 2, "dkv": 5, "dq": 3}
+        phase = next((p for p in phases if f"_{p}_" in f"{instruction.name}_"), None)
+        products, keys = phases.get(phase), -2
+    elif "FlashAttention" in instruction.rest:  # of tokamax
+        backward = "dkv" if len(instruction.arrays) > 1 else "dq"
+        phase = backward if "FlashAttentionVjp" in instruction.rest else "fwd"
+        name, products = f"tokamax_{phase}", {"fwd": 2, "dkv": 4, "dq": 3}[phase]
+    elif "__cudnn$fmha" in instruction.rest:
+        backward = "Backward" in instruction.rest
+        name, products = ("cudnn_bwd", 5) if backward else ("cudnn_fwd", 2)
+    if products is None or len(wide) < 2:
+        return Kernel(name, None, run.times)
+    return Kernel(name, 2.0 * products * math.prod(wide[0]) * wide[1][keys], run.times)

@@ -6,11 +6,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from onediff_jax.scaling.chips import Topology
-from onediff_jax.scaling.compile import compile_program, devices_of
+from onediff_jax.scaling.compile import as_if_on, compile_program, devices_of
+from onediff_jax.scaling.compilers import check_compiler
 from onediff_jax.scaling.costs import costs_of
 from onediff_jax.scaling.flops import Flops, model_flops
 from onediff_jax.scaling.hlo import parse
-from onediff_jax.scaling.libtpu import check_libtpu
 from onediff_jax.scaling.program import attention_choices, lower_train_step
 from onediff_jax.scaling.report import make_report
 
@@ -26,17 +26,15 @@ def measure(
 
     Raises ValueError for what does not fit together; DoesNotFit when the chip is too small.
     """
-    check_libtpu()
-    program = lower_train_step(config, devices_of(topology, config.mesh.get("slices", 1)))
+    platform = topology.chip.platform
+    check_compiler(platform)
+    devices = devices_of(topology, config.mesh.get("slices", 1))
+    with as_if_on(devices[0], platform):
+        program = lower_train_step(config, devices)
+        kernels = attention_choices(program.experiment, platform)
     compiled = compile_program(program, topology)
     text = compiled.as_text()
     if hlo:
         Path(hlo).write_text(text)
-    return make_report(
-        program,
-        compiled,
-        costs_of(parse(text)),
-        model or model_flops(config),
-        topology,
-        attention_choices(program.experiment, "tpu"),
-    )
+    costs = costs_of(parse(text))
+    return make_report(program, compiled, costs, model or model_flops(config), topology, kernels)

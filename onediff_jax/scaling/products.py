@@ -7,6 +7,8 @@ import numpy as np
 
 from onediff_jax.scaling.hlo import Computation, Instruction, Module
 
+CUBLAS = 'custom_call_target="__cublas$'
+
 
 def product_flops(module: Module, computation: Computation, instruction: Instruction) -> float:
     """Of matrix products, fused ones included."""
@@ -19,6 +21,11 @@ def product_flops(module: Module, computation: Computation, instruction: Instruc
         left = computation.by_name[instruction.operands[0]].arrays[0].dims
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)[1]
         shared = math.prod(left[int(n)] for n in contracted.split(",") if n)
+        return 2.0 * instruction.arrays[0].size * shared
+    if instruction.opcode == "custom-call" and CUBLAS in instruction.rest:
+        left = computation.by_name[instruction.operands[0]].arrays[0].dims
+        contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.rest)[1]
+        shared = math.prod(left[int(n)] for n in re.findall(r"\d+", contracted))
         return 2.0 * instruction.arrays[0].size * shared
     return 0.0
 

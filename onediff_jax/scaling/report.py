@@ -10,10 +10,11 @@ from onediff_jax.experiment import param_count
 from onediff_jax.parallel.sharding import path_name, spec_of
 from onediff_jax.scaling.chips import GIB, Topology
 from onediff_jax.scaling.collectives import KINDS, Collective
+from onediff_jax.scaling.compile import peak_bytes
 from onediff_jax.scaling.costs import Costs
 from onediff_jax.scaling.flops import Flops
 from onediff_jax.scaling.program import Program
-from onediff_jax.scaling.roofline import ASSUMPTIONS, mesh_axes, roofline
+from onediff_jax.scaling.roofline import assumptions, mesh_axes, roofline
 
 _PADDING = 1.1  # a matrix may have grown by so much to fit the lanes
 
@@ -59,20 +60,18 @@ def make_report(
         "hbm_bytes": costs.hbm_bytes,
         "collectives": _collectives(costs, program),
         "full_weight_all_reduces_in_loops": full_weight_all_reduces(costs, program),
-        "roofline": dataclasses.asdict(bound) | {"assumptions": list(ASSUMPTIONS)},
+        "roofline": dataclasses.asdict(bound) | {"assumptions": assumptions(topology)},
     }
 
 
 def _memory(compiled: jax.stages.Compiled, topology: Topology) -> dict[str, Any]:
     found = compiled.memory_analysis()
-    needed = found.argument_size_in_bytes + found.temp_size_in_bytes
-    needed += found.output_size_in_bytes - found.alias_size_in_bytes
     return {
         "arguments": found.argument_size_in_bytes,
         "temporaries": found.temp_size_in_bytes,
         "outputs_not_donated": found.output_size_in_bytes - found.alias_size_in_bytes,
         "program": found.generated_code_size_in_bytes,
-        "peak": max(found.peak_memory_in_bytes, needed),
+        "peak": peak_bytes(compiled),
         "chip": topology.chip.hbm_bytes,
     }
 

@@ -9,16 +9,24 @@ from onediff_jax.scaling.chips import Topology
 from onediff_jax.scaling.collectives import Collective
 from onediff_jax.scaling.costs import Costs
 
-ASSUMPTIONS = (
+_EVERYWHERE = (
     "products run at the chip's dense bfloat16 peak, and nothing else takes time to compute",
     "each operand and result in HBM moves once per instruction; vector memory costs nothing",
     "kernels read and write their arguments once",
     "(n−1)/n of a collective's bytes move, of an all-reduce twice that",
-    "a collective uses the links along the torus axes of its group: two per ring, else one",
     "collectives over different mesh axes do not disturb each other, those over one queue",
     "asynchronous collectives cost only what exceeds products and memory; the others add up",
     "the host and the input pipeline never wait",
 )
+_LINKS = {
+    "tpu": "a collective uses the links along the torus axes of its group: two per ring, else one",
+    "gpu": "a collective within a host uses all of NVLink, between hosts every GPU's network port",
+}
+
+
+def assumptions(topology: Topology) -> list[str]:
+    """What the bound supposes, in words."""
+    return [*_EVERYWHERE, _LINKS[topology.chip.platform]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +93,14 @@ def link_seconds(collective: Collective, mesh: Mesh, topology: Topology) -> floa
         return collective.bytes / topology.chip.link_bandwidth
     passes = 2 if collective.kind == "all-reduce" else 1
     moved = passes * collective.bytes * (count - 1) / count
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    gpus = topology.chip.platform == "gpu"
+    slices = len({getattr(d, "process_index" if gpus else "slice_index", 0) for d in devices})
     if slices > 1:
-        # Each chip of a slice exchanges its part with the other slices; the rest is much faster.
+        # Each chip of a slice (or GPU of a host) exchanges its part with the others; the rest is
+        # much faster.
         return passes * collective.bytes * (slices - 1) / count / topology.chip.slow_bandwidth
+    if gpus:
+        return moved / topology.chip.link_bandwidth
     places = np.array([device.coords for device in devices])
     links, spanned = 0, 1
     for axis in range(len(topology.shape)):

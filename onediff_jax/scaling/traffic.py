@@ -2,6 +2,7 @@
 
 from onediff_jax.scaling.collectives import KINDS, is_part_of_asynchronous
 from onediff_jax.scaling.hlo import ASYNCHRONOUS, Computation, Instruction, Module
+from onediff_jax.scaling.products import CUBLAS
 
 _FREE = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "iota"),
@@ -72,6 +73,8 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
             roots = [inner.by_name[name] for name in inner.root.operands]
     total = 0.0
     for place, array in enumerate(instruction.arrays):
+        if CUBLAS in instruction.rest and place:
+            break  # its workspace
         root = roots[place] if len(roots) == len(instruction.arrays) else roots[0]
         while root.opcode == "bitcast":
             root = inner.by_name[root.operands[0]]

@@ -21,9 +21,13 @@ def layers() -> Module:
 
 def mesh(name: str, replica: int, fsdp: int, slices: int = 1) -> SimpleNamespace:
     """Chips in the order of their coordinates, the last axis of the torus fastest."""
-    shape = topology_of(name).shape
+    topology = topology_of(name)
+    shape = topology.shape
+    gpus = topology.chip.platform == "gpu"
     chips = [
-        SimpleNamespace(coords=(*place, *[0] * (3 - len(shape))), slice_index=part)
+        SimpleNamespace(process_index=place[0] if len(shape) > 1 else 0)
+        if gpus
+        else SimpleNamespace(coords=(*place, *[0] * (3 - len(shape))), slice_index=part)
         for part in range(slices)
         for place in np.ndindex(shape)
     ]

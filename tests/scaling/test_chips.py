@@ -14,11 +14,11 @@ def test_names():
             assert topology_of(f"{chip.name}:{shape}").name == f"{chip.name}:{shape}"
 
 
-@pytest.mark.parametrize("name", ["v5e:16x17", "v5e", "v9:2x2", "16x16", "v5p:16x16", ""])
+@pytest.mark.parametrize("name", ["v5e:16x17", "v5e", "v9:2x2", "16x16", "v5p:16x16", "h100:3", ""])
 def test_others_list_those_that_exist(name):
     with pytest.raises(ValueError, match=f"--topology={name} does not exist") as error:
         topology_of(name)
-    for known in ("v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:8x16"):
+    for known in ("v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:8x16", "h100:8", "h200:4x8"):
         assert known in str(error.value)
 
 
@@ -27,12 +27,29 @@ def test_rings():
     assert [topology_of("v5e:8x16").closed(axis) for axis in (0, 1)] == [False, True]
     assert [topology_of("v5p:4x4x8").closed(axis) for axis in (0, 1, 2)] == [True] * 3
     assert not topology_of("v5p:2x2x1").closed(0)
+    assert not topology_of("h100:8").closed(0)
+
+
+def test_documented_figures_of_gpus():
+    """bfloat16 peak, memory bandwidth, NVLink in both directions, 400 Gbit/s of network."""
+    found = {
+        name: (chip.flops, chip.hbm_bandwidth, 2 * chip.link_bandwidth, 8 * chip.slow_bandwidth)
+        for name, chip in CHIPS.items()
+        if chip.platform == "gpu"
+    }
+    assert found == {
+        "h100": (989e12, 3352e9, 900e9, 400e9),
+        "h200": (989e12, 4800e9, 900e9, 400e9),
+    }
+    assert topology_of("h100:4x8").chips == 32 and topology_of("h200:8").shape == (8,)
 
 
 def test_documented_figures():
-    """Per chip: bfloat16 peak, memory, its bandwidth, all links in both directions."""
+    """Per TPU chip: bfloat16 peak, memory, its bandwidth, all links in both directions."""
     found = {}
     for name, chip in CHIPS.items():
+        if chip.platform == "gpu":
+            continue
         ports = 2 * len(topology_of(f"{name}:{chip.topologies[-1]}").shape)
         links = 2 * ports * chip.link_bandwidth
         found[name] = (chip.flops, chip.hbm_bytes / GIB, chip.hbm_bandwidth, links)

@@ -105,6 +105,44 @@ def test_single_products(line, arrays, flops):
     assert costs_of(parse(text)).flops == flops
 
 
+def test_products_of_cublas():
+    """What the layout of the result is, and the workspace, does not count."""
+    text = entry(
+        "  %l = bf16[3,5]{1,0} parameter(0)\n"
+        "  %r = bf16[5,7]{1,0} parameter(1)\n"
+        "  ROOT %o = (bf16[3,7]{0,1}, s8[4096]{0}) custom-call(%l, %r), "
+        'custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":'
+        '{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],'
+        '"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[]}}}'
+    )
+    found = costs_of(parse(text))
+    assert (found.flops, found.hbm_bytes) == (2 * 3 * 5 * 7, 2 * (3 * 5 + 5 * 7 + 3 * 7))
+
+
+@pytest.mark.parametrize(
+    "out, call, name, products",
+    [
+        ("(Q, f32[2,4,64])", 'mosaic_gpu_v2", op_name="FlashAttention"', "tokamax_fwd", 2),
+        ("(Q, Q)", 'mosaic_gpu_v2", op_name="FlashAttentionVjp"', "tokamax_dkv", 4),
+        ("Q", 'mosaic_gpu_v2", op_name="FlashAttentionVjp"', "tokamax_dq", 3),
+        ("(Q, u8[9])", '__cudnn$fmhaScaleBiasSoftmax"', "cudnn_fwd", 2),
+        ("(Q, Q, Q)", '__cudnn$fmhaScaleBiasSoftmaxBackward"', "cudnn_bwd", 5),
+        ("Q", 'mosaic_gpu_v2", op_name="norm"', "o", None),
+    ],
+)
+def test_kernels_of_gpus(out, call, name, products):
+    """2 sequences, 4 heads of 128, 64 queries, 32 keys; a head of keys serves two of queries."""
+    text = entry(
+        "  %q = bf16[2,64,4,128]{3,2,1,0} parameter(0)\n"
+        "  %k = bf16[2,32,2,128]{3,2,1,0} parameter(1)\n"
+        f'  ROOT %o.1 = {out} custom-call(%q, %k, %k), custom_call_target="{call}'.replace(
+            "Q", "bf16[2,64,4,128]{3,2,1,0}"
+        )
+    )
+    one = 2.0 * 2 * 4 * 64 * 32 * 128
+    assert costs_of(parse(text)).kernels == [Kernel(name, products and products * one, 1)]
+
+
 def test_slices_move_only_what_they_take():
     text = entry(
         "  %big = f32[64,128]{1,0} parameter(0)\n"

@@ -5,7 +5,7 @@ import pytest
 from onediff_jax.scaling.chips import topology_of
 from onediff_jax.scaling.collectives import Collective
 from onediff_jax.scaling.costs import Costs, Kernel
-from onediff_jax.scaling.roofline import link_seconds, mesh_axes, roofline
+from onediff_jax.scaling.roofline import assumptions, link_seconds, mesh_axes, roofline
 from tests.scaling.fakes import mesh
 
 
@@ -49,6 +49,26 @@ def test_between_slices():
         collective("all-reduce", range(32)), mesh(name, 2, 16, slices=2), topology_of(name)
     )
     assert found == pytest.approx(2 * 160e6 / 32 / topology_of(name).chip.slow_bandwidth)
+
+
+@pytest.mark.parametrize(
+    "kind, group, milliseconds",
+    [
+        ("all-gather", range(8), 160 * 7 / 8 / 450),  # a host: NVLink
+        ("all-reduce", range(8), 2 * 160 * 7 / 8 / 450),
+        ("all-gather", range(32), 160 * 3 / 32 / 50),  # 8 ports bring what 3 other hosts have
+        ("all-reduce", range(0, 32, 8), 2 * 160 * 3 / 4 / 50),  # each over its own port
+    ],
+)
+def test_links_of_gpus(kind, group, milliseconds):
+    name = "h100:4x8"
+    found = link_seconds(collective(kind, group), mesh(name, 4, 8), topology_of(name))
+    assert found == pytest.approx(milliseconds / 1000)
+
+
+def test_assumptions_are_of_the_machine():
+    assert any("torus" in one for one in assumptions(topology_of(POD)))
+    assert any("NVLink" in one for one in assumptions(topology_of("h100:8")))
 
 
 def test_what_is_asynchronous_hides_behind_the_rest():

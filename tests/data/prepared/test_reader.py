@@ -157,7 +157,9 @@ def test_a_posterior_elementwise():
     one, silent = drawn(mean, logvar), np.full_like(logvar, -60000)
     np.testing.assert_array_equal(drawn(mean, silent), 0.5 * mean.astype(np.float64))
     other = drawn(mean + shift, logvar)
-    np.testing.assert_allclose(other - one, 0.5 * shift.astype(np.float64), atol=4e-3)  # float16 rounds the means
+    np.testing.assert_allclose(
+        other - one, 0.5 * shift.astype(np.float64), atol=4e-3
+    )  # float16 rounds the means
     noise = (one - 0.5 * mean) / (0.5 * np.exp(logvar.astype(np.float64) / 2))
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.02
     assert abs(np.corrcoef(noise.ravel(), logvar.ravel())[0, 1]) < 0.03
