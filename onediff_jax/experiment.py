@@ -91,10 +91,9 @@ class Experiment:
         tasks = {name: weight for name, weight in config.data.tasks.items() if weight}
         sources = {name: self.encoded(name, held_out=held_out) for name in tasks}
         kwargs.setdefault("batch_size", config.train.batch_rows * config.train.accumulate)
-        for option in _READING:
-            kwargs.setdefault(option, config.data[option])
+        reading = {name: config.data[name] for name in _READING if name in config.data}
         groups = mix_groups(sources, tasks, config.seed)
-        return row_batches(groups, self.packer, self.draws, seed=config.seed, **kwargs)
+        return row_batches(groups, self.packer, self.draws, seed=config.seed, **(reading | kwargs))
 
     def stream_fields(self) -> dict[str, Any]:
         """What determines the order and content of the stream."""
@@ -215,8 +214,8 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ValueError(f"{path}={value} must be positive")
         if path in _SHARES and not 0 <= value <= 1:
             raise ValueError(f"{path}={value} must be in 0..1")
-    if config.data.workers < 0:
-        raise ValueError(f"data.workers={config.data.workers} must be ≥ 0")
+    if (workers := config.data.get("workers", 0)) < 0:  # older exports have none
+        raise ValueError(f"data.workers={workers} must be ≥ 0")
     for name, weight in config.data.tasks.items():
         if not weight >= 0:
             raise ValueError(f"data.tasks.{name}={weight} must be ≥ 0")
