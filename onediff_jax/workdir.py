@@ -72,7 +72,7 @@ class Workdir:
                 raise WorkdirError(
                     f"workdir {self.path} holds the run of another config:\n  "
                     + "\n  ".join(differ)
-                    + "\nChoose another --workdir, or remove this one. A new run goes on from these "
+                    + "\nChoose another --workdir, or remove this one. A new run goes on from its "
                     "weights with --config.init_from=FOLDER, where onediff_jax.export wrote them."
                 )
         write_json(file, ours)
