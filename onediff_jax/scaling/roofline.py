@@ -89,12 +89,13 @@ def link_seconds(collective: Collective, mesh: Mesh, topology: Topology) -> floa
     count = len(devices)
     if count < 2:
         return 0.0
-    if collective.kind == "collective-permute":
-        return collective.bytes / topology.chip.link_bandwidth
-    passes = 2 if collective.kind == "all-reduce" else 1
-    moved = passes * collective.bytes * (count - 1) / count
     gpus = topology.chip.platform == "gpu"
     slices = len({getattr(d, "process_index" if gpus else "slice_index", 0) for d in devices})
+    if collective.kind == "collective-permute":
+        chip = topology.chip
+        return collective.bytes / (chip.slow_bandwidth if slices > 1 else chip.link_bandwidth)
+    passes = 2 if collective.kind == "all-reduce" else 1
+    moved = passes * collective.bytes * (count - 1) / count
     if slices > 1:
         # Each chip of a slice (or GPU of a host) exchanges its part with the others; the rest is
         # much faster.

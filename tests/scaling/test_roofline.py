@@ -58,6 +58,8 @@ def test_between_slices():
         ("all-reduce", range(8), 2 * 160 * 7 / 8 / 450),
         ("all-gather", range(32), 160 * 3 / 32 / 50),  # 8 ports bring what 3 other hosts have
         ("all-reduce", range(0, 32, 8), 2 * 160 * 3 / 4 / 50),  # each over its own port
+        ("collective-permute", (0, 1), 160 / 450),
+        ("collective-permute", (7, 8), 160 / 50),
     ],
 )
 def test_links_of_gpus(kind, group, milliseconds):
