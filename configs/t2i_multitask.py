@@ -107,6 +107,7 @@ def _tiny() -> ConfigDict:
     c.flow.shift = 3.0
     c.flow.clean_share = 0.9  # of bundles, whose given frames are clean
     c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
+    c.flow.ray_shift = 30.0  # of ray maps, whose σ is uniform before it; None: as pictures
     c.flow.ray_weight = 0.1  # of ray maps in the loss, beside 1 of pictures
 
     c.train = ConfigDict()

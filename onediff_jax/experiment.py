@@ -178,7 +178,9 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         prepared=inputs.prepared,
         packer=RowPacker(layout, inputs.row_text, model_config.patch_size),
         sizes=inputs.sizes,
-        times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift),
+        times=TimeSampling(
+            flow.distribution, flow.mean, flow.std, flow.shift, flow.get("ray_shift")
+        ),
         draws=Draws(flow.clean_share, config.train.caption_dropout),
         graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
         init_params=init_params,

@@ -42,7 +42,8 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
     rows = batch["tokens"].shape[0]
     noise_key, time_key, given_key = jax.random.split(key, 3)
     noise = jax.random.normal(noise_key, batch["tokens"].shape)
-    sigma = sample_sigmas(time_key, (rows, layout.frames), experiment.times)
+    rays = ray_frames(layout)
+    sigma = sample_sigmas(time_key, (rows, layout.frames), experiment.times, rays)
     given = ~batch["generate"] & batch["clean"][:, layout.frame_slot]
     small = jax.random.uniform(
         given_key, sigma.shape, maxval=experiment.config.flow.condition_sigma
@@ -64,8 +65,8 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
     )
     error = jnp.square(predicted - velocity(batch["tokens"], noise)).mean(-1)  # (r, c, t)
     weight = (batch["token_mask"] & ~to_chunks(given)).astype(jnp.float32)
-    of_frame = frame_weights(layout, experiment.config.flow.get("ray_weight", 1.0))
-    weight *= of_frame[layout.chunk_frame][:, None]
+    ray_weight = experiment.config.flow.get("ray_weight", 1.0)
+    weight *= np.where(rays, np.float32(ray_weight), 1)[layout.chunk_frame][:, None]
     loss = (error * weight).sum() / jnp.maximum(weight.sum(), 1.0)
     of_task = jax.nn.one_hot(batch["task"][:, layout.chunk_slot], len(TASK_NAMES))
     sums = {
@@ -77,18 +78,17 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
     return loss, sums
 
 
-def frame_weights(layout: RowLayout, ray_weight: float) -> np.ndarray:
-    """Weight in the loss of every frame of a row, (frames,) float32.
+def ray_frames(layout: RowLayout) -> np.ndarray:
+    """Which frames of a row are ray maps, (frames,) bool.
 
-    Ray maps vary three times as much as the light codec's pictures and are learned first; at full
-    weight they hold up everything else.
+    They have a weight and noise levels of their own: they vary three times as much as the light
+    codec's pictures and are learned first; at full weight they hold up everything else.
     """
-    weights = []
+    found = []
     for slot in layout.slots:
         roles = TASKS["multiview"].frames if slot.group == "multiview" else ("image",)
-        of_role = [ray_weight if role == "ray" else 1.0 for role in roles]
-        weights += [of_role[frame % len(roles)] for frame in range(slot.frames)]
-    return np.array(weights, np.float32)
+        found += [roles[frame % len(roles)] == "ray" for frame in range(slot.frames)]
+    return np.array(found)
 
 
 def make_train_step(

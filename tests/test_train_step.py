@@ -14,7 +14,7 @@ from onediff_jax.flow.times import sample_sigmas
 from onediff_jax.models.layout import RowLayout, Slot
 from onediff_jax.optim import make_optimizer
 from onediff_jax.state import new_state
-from onediff_jax.train_step import flow_loss, frame_weights, make_eval_step, make_train_step
+from onediff_jax.train_step import flow_loss, make_eval_step, make_train_step, ray_frames
 from tests.experiments import batches, experiment, random_params, shrunken
 
 KEY = jax.random.key(3)
@@ -32,7 +32,7 @@ def parts(found=None):
 
 
 def of_frame() -> np.ndarray:
-    return frame_weights(experiment().layout, experiment().config.flow.ray_weight)
+    return np.where(ray_frames(experiment().layout), experiment().config.flow.ray_weight, 1.0)
 
 
 def frames_of(row: dict, layout) -> np.ndarray:
@@ -43,10 +43,9 @@ def frames_of(row: dict, layout) -> np.ndarray:
     return found
 
 
-def test_frame_weights():
+def test_ray_frames():
     layout = RowLayout((Slot("i2i", 2, 4), Slot("multiview", 4, 4), Slot("multiview", 2, 4)))
-    want = np.array([1, 1, 1, 0.25, 1, 0.25, 1, 0.25])
-    np.testing.assert_array_equal(frame_weights(layout, 0.25), want)
+    np.testing.assert_array_equal(ray_frames(layout), [0, 0, 0, 1, 0, 1, 0, 1])
 
 
 def test_given_frames_carry_no_loss():
@@ -100,7 +99,7 @@ def test_what_the_network_sees():
     generated = row["generate"]
     assert sigma[~generated].max() <= experiment().config.flow.condition_sigma
     _, time_key, _ = jax.random.split(KEY, 3)
-    want = sample_sigmas(time_key, sigma.shape, experiment().times)
+    want = sample_sigmas(time_key, sigma.shape, experiment().times, ray_frames(layout))
     np.testing.assert_allclose(sigma[generated], want[generated], rtol=1e-5)
     clean = ~generated[:, layout.chunk_frame]
     np.testing.assert_array_equal(seen["x"][clean], row["tokens"][clean])

@@ -32,6 +32,20 @@ def test_uniform():
     assert stats.kstest(np.asarray(sigma), "uniform").pvalue > 1e-3
 
 
+def test_rays_have_a_shift_of_their_own():
+    """Undo it: uniform; the other frames are drawn as without."""
+    sampling = TimeSampling(ray_shift=30.0)
+    rays = np.array([False, True])
+    sigma = np.asarray(sample_sigmas(KEY, (10000, 2), sampling, rays), float)
+    assert 0 < sigma.min() and sigma.max() <= 1
+    unshifted = sigma[:, 1] / (30 - 29 * sigma[:, 1])
+    assert stats.kstest(unshifted, "uniform").pvalue > 1e-3
+    alike = np.asarray(sample_sigmas(KEY, (10000, 2), TimeSampling()))
+    np.testing.assert_array_equal(sigma[:, 0], alike[:, 0])
+    as_pictures = sample_sigmas(KEY, (10000, 2), TimeSampling(), rays)
+    np.testing.assert_array_equal(as_pictures, alike)
+
+
 def test_frames_are_independent():
     sigma = np.asarray(sample_sigmas(KEY, (5000, 4), TimeSampling()))
     correlation = np.corrcoef(sigma.T) - np.eye(4)
@@ -44,6 +58,7 @@ def test_frames_are_independent():
         ({"distribution": "normal"}, "flow.distribution='normal' must be one of .*uniform"),
         ({"std": 0.0}, "flow.std=0.0"),
         ({"shift": -1.0}, "flow.shift=-1.0"),
+        ({"ray_shift": 0.0}, "flow.ray_shift=0.0 must be positive, or None"),
     ],
 )
 def test_errors(fields, message):
