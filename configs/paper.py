@@ -122,6 +122,8 @@ def _stage1_256() -> ConfigDict:
     c.flow.shift = 3.0
     c.flow.clean_share = 0.0  # of bundles whose given frames are clean; the paper has none
     c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+    c.flow.ray_shift = config_dict.placeholder(float)  # of ray maps; None: as pictures
+    c.flow.ray_weight = 1.0  # of ray maps in the loss, beside 1 of pictures
 
     c.train = ConfigDict()
     c.train.steps = 500000
