@@ -183,7 +183,7 @@ def _base() -> dict:
             ("multiview", 1, 8, 256),
         ),
         "data": {"level": "rich", "scenes": 20000, "threads": 8, "aspects": ("1:1", "4:3", "3:4")},
-        "flow": {"ray_weight": 0.4},  # what brings camera poses, where there is time for them
+        "flow": {"ray_weight": 0.4},  # as in the long run of tiny that learned camera poses
         "train": {"steps": 200000, "batch_rows": 16, "max_skipped": 100},
         "optim": {"learning_rate": 3e-4, "warmup_steps": 2000, "schedule": "cosine", "b2": 0.95},
         "ema": {"max_decay": 0.9999},
