@@ -18,7 +18,7 @@ import jax
 import preset
 from timing import in_turn, table
 
-from onediff_jax.checkpoint import CHECKPOINTS, Checkpoints
+from onediff_jax.run.checkpoint import CHECKPOINTS, Checkpoints
 
 
 class Loop:

@@ -17,8 +17,8 @@ import preset
 from photographs import SHORTER, photographs, shortened, whole_blocks
 from timing import progress, table
 
-from onediff_jax.experiment import make_experiment
-from onediff_jax.models.codec import _MEAN, _STD, LightCodec, to_uint8
+from onediff_jax.data.codec import _MEAN, _STD, LightCodec, to_uint8
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.tasks.definitions import TASKS
 
 CODEC = LightCodec()

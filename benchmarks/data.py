@@ -41,6 +41,8 @@ import numpy as np
 from PIL import Image
 from timing import progress, table
 
+from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import Draws, mix_groups, row_batches
 from onediff_jax.data.prepared import local, manifest
 from onediff_jax.data.prepared.dataset import CachedText, PreparedData, open_folders
@@ -50,9 +52,7 @@ from onediff_jax.data.prepared.reader import Decoding, Stored
 from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.rows import Placed, RowPacker
 from onediff_jax.data.sources.base import RawExample, rng_for
-from onediff_jax.models.codec import LightCodec
-from onediff_jax.models.layout import RowLayout, Slot
-from onediff_jax.models.text_hash import HashedTextEncoder
+from onediff_jax.data.text_hash import HashedTextEncoder
 
 PER_SHARD, BATCH, WORKERS = 500, 16, 2
 DISTINCT = 500  # pictures of 256 × 256; the others repeat them

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from onediff_jax.experiment import DTYPES, Experiment
-from onediff_jax.models.attention import attention
+from onediff_jax.experiment.build import DTYPES, Experiment
+from onediff_jax.models.attention.dispatch import attention
 from onediff_jax.models.remat import rematerialised
 from onediff_jax.models.rope import cos_sin, rope_angles
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from timing import progress
 
-from onediff_jax.models.codec import BLOCK
+from onediff_jax.data.codec import BLOCK
 
 SHORTER = 256  # pixels
 

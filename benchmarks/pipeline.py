@@ -21,7 +21,7 @@ import preset
 from timing import in_turn, progress, table
 
 from onediff_jax.data.pipeline import BatchIterator, mix_groups, row_batches
-from onediff_jax.experiment import Experiment
+from onediff_jax.experiment.build import Experiment
 
 SCENES = 16  # per task, in the stream that stands for later epochs
 

@@ -7,12 +7,12 @@ import jax
 from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.experiment import make_experiment
-from onediff_jax.optim import make_optimizer
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.parallel.xla_flags import compiler_options
-from onediff_jax.state import new_state
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
+from onediff_jax.run.train_step import make_train_step
 from onediff_jax.tasks.definitions import get_task
-from onediff_jax.train_step import make_train_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "t2i_multitask.py"
 PRESETS = ("tiny", "base", "2b8")

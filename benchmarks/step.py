@@ -24,9 +24,9 @@ import preset
 from layer_parts import stacks
 from timing import Cost, in_turn, table
 
-from onediff_jax.experiment import make_experiment
+from onediff_jax.experiment.build import make_experiment
+from onediff_jax.run.train_step import flow_loss
 from onediff_jax.scaling.flops import matmul_flops
-from onediff_jax.train_step import flow_loss
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ import preset
 from timing import in_turn, table
 
 from onediff_jax.data.world import World
-from onediff_jax.experiment import Experiment, make_experiment
+from onediff_jax.experiment.build import Experiment, make_experiment
 from onediff_jax.tasks.definitions import TASKS
 
 LEVELS = ("simple", "rich")

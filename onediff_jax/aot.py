@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, config_arguments: Sequence[str]) -> None:
     if args.batch is not None and args.batch <= 0:
         raise ValueError(f"--batch={args.batch} must be positive")
     os.environ |= ENVIRONMENT
-    from onediff_jax.config_flag import read_config
+    from onediff_jax.experiment.config_flag import read_config
 
     config = read_config(config_arguments)
     if args.batch is not None:

@@ -30,18 +30,18 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from onediff_jax.data.buckets import bucket_size
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.evaluation.held_out import examples
-from onediff_jax.experiment import Experiment, param_count
+from onediff_jax.experiment.build import Experiment, param_count
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.lora import write_adapter
 from onediff_jax.interop.pretrained import RUN_FILE, write_transformer
 from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
-from onediff_jax.models.codec import LightCodec
+from onediff_jax.run.workdir import versions, write_json
 from onediff_jax.sampling.saved_run import SavedRun
 from onediff_jax.tasks.definitions import get_task
-from onediff_jax.workdir import versions, write_json
 
 FLAGS = flags.FLAGS
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -184,7 +184,7 @@ def _write_encoders(folder: Path, experiment: Experiment, text_folder: str | Non
 
 
 def _copy_part(folder: str | Path, part: str, out: Path) -> None:
-    from onediff_jax.encoders import part_of
+    from onediff_jax.experiment.encoders import part_of
 
     found = part_of(folder, part)
     files = sorted({file for pattern in _COPIED for file in found.glob(pattern)})

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(of_config: Sequence[str], workdir: str | None) -> bool:
     """Trains; whether it came to the last step. Raises ValueError for bad input."""
-    from onediff_jax.config_flag import read_config
+    from onediff_jax.experiment.config_flag import read_config
 
     if cluster := find_cluster(os.environ):
         from onediff_jax.parallel.processes import start
@@ -69,7 +69,7 @@ def run(of_config: Sequence[str], workdir: str | None) -> bool:
     from absl import logging
 
     from onediff_jax.parallel.program import RecompileError
-    from onediff_jax.train import NotFiniteError, train
+    from onediff_jax.run.loop import NotFiniteError, train
 
     logging.set_verbosity(logging.WARNING)
     try:

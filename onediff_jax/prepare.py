@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 
             codec = None
             if _ENCODER.value != "light":
-                from onediff_jax.encoders import AutoencoderCodec
+                from onediff_jax.experiment.encoders import AutoencoderCodec
 
                 codec = AutoencoderCodec(_ENCODER.value)
             draw_folder(_SHOW.value, _OUT.value or f"{_SHOW.value}/sheet.png", codec=codec)
@@ -119,7 +119,9 @@ def _plan() -> Plan:
     text = None if _TEXT.value == "none" else _TEXT.value
     make = Encoders
     if autoencoder or text:
-        from onediff_jax.encoders import make_encoders  # loads jax, which pixels do without
+        from onediff_jax.experiment.encoders import (
+            make_encoders,  # loads jax, which pixels do without
+        )
 
         make = functools.partial(
             make_encoders,

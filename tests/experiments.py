@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment import Experiment, make_experiment
+from onediff_jax.experiment.build import Experiment, make_experiment
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TASKS = ("text2image", "depth2image", "image_inpainting", "faceid", "multiview")

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from onediff_jax.checkpoint import Checkpoints
-from onediff_jax.experiment import make_experiment
-from onediff_jax.optim import make_optimizer
-from onediff_jax.state import new_state
-from onediff_jax.workdir import Workdir
+from onediff_jax.experiment.build import make_experiment
+from onediff_jax.run.checkpoint import Checkpoints
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
+from onediff_jax.run.workdir import Workdir
 from tests.experiments import shrunken
 
 

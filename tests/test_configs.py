@@ -6,8 +6,8 @@ import runpy
 import pytest
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment import make_experiment, make_layout, param_count, param_shapes
-from onediff_jax.optim import make_optimizer
+from onediff_jax.experiment.build import make_experiment, make_layout, param_count, param_shapes
+from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.tasks.definitions import TASKS
 from tests.experiments import CONFIGS, get_config, shrunken
 

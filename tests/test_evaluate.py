@@ -11,9 +11,9 @@ from PIL import Image
 
 from onediff_jax import evaluate as command
 from onediff_jax.evaluation.scoring import Settings, evaluate, world_of
+from onediff_jax.run.loop import train
 from onediff_jax.sampling.source import load_source
 from onediff_jax.tasks.definitions import all_directions
-from onediff_jax.train import train
 
 ROOT = Path(__file__).parents[1]
 ROWS = (("t2i", 1), ("i2i", 2), ("identity", 3), ("multiview", 4))

@@ -12,11 +12,11 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 
 import onediff_jax.export as export_module
-from onediff_jax.checkpoint import CheckpointError
 from onediff_jax.export import ExportError, Options, export
 from onediff_jax.interop import load_pretrained
 from onediff_jax.interop.names import to_place
 from onediff_jax.interop.pretrained import PretrainedError, load_export
+from onediff_jax.run.checkpoint import CheckpointError
 from onediff_jax.sampling.source import load_source
 from tests.experiments import shrunken
 from tests.runs import lora_config, noisy, save_run

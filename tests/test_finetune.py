@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from onediff_jax.experiment import make_experiment, param_count, param_shapes
+from onediff_jax.experiment.build import make_experiment, param_count, param_shapes
 from onediff_jax.interop import save_pretrained
 from onediff_jax.interop.config import PretrainedError
 from onediff_jax.interop.model import PretrainedModel
 from onediff_jax.parallel.memory import needed_bytes
 from onediff_jax.parallel.mesh import make_mesh
-from onediff_jax.train import train
+from onediff_jax.run.loop import train
 from tests.experiments import TASKS, experiment, get_config, shrunken
 from tests.runs import lora_config, noisy
 

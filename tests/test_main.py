@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from onediff_jax.checkpoint import Checkpoints
-from onediff_jax.config_flag import read_config
+from onediff_jax.experiment.config_flag import read_config
 from onediff_jax.main import keep_compiled
-from onediff_jax.workdir import Workdir
+from onediff_jax.run.checkpoint import Checkpoints
+from onediff_jax.run.workdir import Workdir
 from tests.experiments import CONFIGS, shrunken
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onediff_jax.train import train
+from onediff_jax.run.loop import train
 from tests import small_run
 
 pytestmark = pytest.mark.slow

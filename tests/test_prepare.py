@@ -136,7 +136,7 @@ def test_bad_flags_end_with_one_message(flags, message):
 def test_trains_on_prepared_folders_and_resumes(prepared, tmp_path):
     import jax
 
-    from onediff_jax.train import train
+    from onediff_jax.run.loop import train
     from tests.experiments import shrunken
 
     config = shrunken(rows=(("i2i", 1, 2, 48),))

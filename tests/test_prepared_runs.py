@@ -10,15 +10,15 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from onediff_jax.data.rows import TASK_NAMES
-from onediff_jax.encoders import make_encoders
-from onediff_jax.experiment import make_experiment, param_shapes
+from onediff_jax.experiment.build import make_experiment, param_shapes
+from onediff_jax.experiment.encoders import make_encoders
 from onediff_jax.export import Options, export
 from onediff_jax.interop import save_pretrained
 from onediff_jax.interop.model import PretrainedModel
+from onediff_jax.run.loop import train
 from onediff_jax.sampling.generation import SampleRequest, generate
 from onediff_jax.sampling.source import load_source
 from onediff_jax.tasks.definitions import TASKS
-from onediff_jax.train import train
 from tests.data.prepared.fake import FakeSource, make_plan, prepare
 from tests.data.sources.conftest import photo
 from tests.pipelines import save_pipeline

@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 from configs.t2i_multitask import get_config
-from onediff_jax.checkpoint import Checkpoints
-from onediff_jax.experiment import make_experiment
-from onediff_jax.optim import make_optimizer
+from onediff_jax.experiment.build import make_experiment
+from onediff_jax.run.checkpoint import Checkpoints
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
+from onediff_jax.run.workdir import Workdir
 from onediff_jax.sample import DERIVED, derived, orbit_of, read_picture
 from onediff_jax.sampling.generation import SampleRequest
-from onediff_jax.state import new_state
 from onediff_jax.tasks.cameras import orbit_cameras
 from onediff_jax.tasks.colors import COLORS, hex_code
 from onediff_jax.tasks.definitions import all_directions
-from onediff_jax.workdir import Workdir
 
 # Runs the command for each list of arguments in one process; prints what each exits with.
 DRIVER = """

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from onediff_jax.models.codec import LightCodec
+from onediff_jax.data.codec import LightCodec
 
 
 @dataclasses.dataclass(frozen=True)

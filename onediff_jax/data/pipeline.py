@@ -15,8 +15,8 @@ import numpy as np
 from absl import flags
 
 from onediff_jax.data.bundle import Encoded
+from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.rows import Placed, RowPacker
-from onediff_jax.models.layout import RowLayout
 from onediff_jax.tasks.definitions import get_task
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows

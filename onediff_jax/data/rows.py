@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from onediff_jax.data.bundle import Encoded
-from onediff_jax.models.layout import RowLayout
-from onediff_jax.models.text_hash import HashedTextEncoder
+from onediff_jax.data.layout import RowLayout
+from onediff_jax.data.text_hash import HashedTextEncoder
 from onediff_jax.tasks.definitions import TASKS
 
 TASK_NAMES = tuple(TASKS)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
-from onediff_jax.experiment import Experiment
+from onediff_jax.experiment.build import Experiment
 from onediff_jax.sampling.row_sampler import Request
 from onediff_jax.tasks.definitions import TASKS, all_directions
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.data.prepared.reader import Decoding, PreparedFolder, Stored
 from onediff_jax.evaluation.sheet import draw_sheet, picture
-from onediff_jax.models.codec import LightCodec
 from onediff_jax.tasks.definitions import get_task
 
 

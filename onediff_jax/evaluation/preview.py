@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from onediff_jax.evaluation.held_out import examples
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
-from onediff_jax.experiment import Experiment
+from onediff_jax.experiment.build import Experiment
 from onediff_jax.sampling.row_sampler import RowSampler
 from onediff_jax.tasks.definitions import get_task
 

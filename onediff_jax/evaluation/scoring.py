@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
+from onediff_jax.data.codec import to_uint8
 from onediff_jax.data.world import World
 from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles
 from onediff_jax.evaluation.held_out import Example
@@ -18,8 +19,7 @@ from onediff_jax.evaluation.scores.shown_colors import ColorDetector
 from onediff_jax.evaluation.scores.typical import Typical
 from onediff_jax.evaluation.scores.wrong_given import wrong_given
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
-from onediff_jax.experiment import HELD_OUT, Experiment
-from onediff_jax.models.codec import to_uint8
+from onediff_jax.experiment.build import HELD_OUT, Experiment
 from onediff_jax.sampling.row_sampler import Request, RowSampler
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.definitions import all_directions, find_direction, get_task

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from onediff_jax.data.bundle import Bundle
+from onediff_jax.data.codec import LightCodec, to_uint8
 from onediff_jax.evaluation.held_out import Example
-from onediff_jax.models.codec import LightCodec, to_uint8
 from onediff_jax.tasks.cameras import rays_from_frames
 
 CELL = 112  # pixels of a picture's longer side

@@ -13,7 +13,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from onediff_jax.models.attention import Implementation, attention, check_implementation
+from onediff_jax.data.layout import RowLayout, Slot
+from onediff_jax.models.attention.dispatch import Implementation, attention, check_implementation
 from onediff_jax.models.layers import (
     AdaLN,
     FeedForward,
@@ -24,7 +25,6 @@ from onediff_jax.models.layers import (
     open_gates,
     xavier,
 )
-from onediff_jax.models.layout import RowLayout, Slot
 from onediff_jax.models.patches import patchify, unpatchify
 from onediff_jax.models.remat import Remat, check_remat, rematerialised
 from onediff_jax.models.rope import apply_rope, cos_sin, grid_positions, rope_angles

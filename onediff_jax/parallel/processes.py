@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from onediff_jax.parallel.cluster import Cluster
-from onediff_jax.workdir import differences
+from onediff_jax.run.workdir import differences
 
 # A process that is silent for so long is dead, and its death ends the others.
 _HEARTBEAT = 30  # seconds

@@ -20,7 +20,7 @@ from onediff_jax.tasks import conditions, prompts
 from onediff_jax.tasks.definitions import Task, find_direction, mask_generating
 
 if TYPE_CHECKING:
-    from onediff_jax.experiment import Experiment
+    from onediff_jax.experiment.build import Experiment
     from onediff_jax.sampling.source import Source
 
 UNIT = 16  # pixels per token side: 8 per latent, 2 latents per token

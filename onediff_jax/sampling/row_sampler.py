@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from onediff_jax.data.bundle import Encoded
+from onediff_jax.data.layout import Slot
 from onediff_jax.data.rows import Placed
-from onediff_jax.experiment import Experiment
+from onediff_jax.experiment.build import Experiment
 from onediff_jax.flow.sampler import euler
 from onediff_jax.flow.schedule import euler_schedule
-from onediff_jax.models.layout import Slot
 from onediff_jax.parallel.mesh import BATCH_AXES, batch_devices
 from onediff_jax.parallel.program import Program
 from onediff_jax.parallel.sharding import on_mesh

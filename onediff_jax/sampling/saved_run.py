@@ -5,14 +5,14 @@ from pathlib import Path
 import jax
 from flax import traverse_util
 
-from onediff_jax.checkpoint import SavedState
-from onediff_jax.experiment import Experiment, make_experiment, param_shapes
+from onediff_jax.experiment.build import Experiment, make_experiment, param_shapes
 from onediff_jax.interop.config import transformer_folder
 from onediff_jax.interop.model import param_shapes as model_shapes
 from onediff_jax.interop.pretrained import find_folder
 from onediff_jax.interop.weights import open_weights
 from onediff_jax.models.lora import merged
-from onediff_jax.workdir import load_config
+from onediff_jax.run.checkpoint import SavedState
+from onediff_jax.run.workdir import load_config
 
 _GROUP_BYTES = 2**29  # arrays read together: a read costs a quarter of a second, however small
 _LeafPath = tuple[str, ...]

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import traverse_util
 
-from onediff_jax.experiment import Experiment, make_experiment
+from onediff_jax.experiment.build import Experiment, make_experiment
 from onediff_jax.interop.pretrained import load_export
 from onediff_jax.sampling.saved_run import SavedRun
 

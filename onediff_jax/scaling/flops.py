@@ -7,10 +7,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment import make_experiment, param_shapes
+from onediff_jax.experiment.build import make_experiment, param_shapes
 from onediff_jax.models.lora import join
+from onediff_jax.run.train_step import flow_loss
 from onediff_jax.scaling.program import batch_shapes, shapes_only
-from onediff_jax.train_step import flow_loss
 
 
 @dataclasses.dataclass(frozen=True)

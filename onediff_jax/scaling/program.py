@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.rows import Placed
-from onediff_jax.experiment import DTYPES, Experiment, make_experiment
-from onediff_jax.models.attention import choose
-from onediff_jax.optim import make_optimizer
+from onediff_jax.experiment.build import DTYPES, Experiment, make_experiment
+from onediff_jax.models.attention.dispatch import choose
 from onediff_jax.parallel.mesh import check_batch, make_mesh
-from onediff_jax.state import new_state
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
+from onediff_jax.run.train_step import sharded_train_step
 from onediff_jax.tasks.definitions import TASKS
-from onediff_jax.train_step import sharded_train_step
 
 
 @dataclasses.dataclass(frozen=True)

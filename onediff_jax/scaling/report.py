@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from onediff_jax.experiment import param_count
+from onediff_jax.experiment.build import param_count
 from onediff_jax.parallel.sharding import path_name, spec_of
 from onediff_jax.scaling.chips import GIB, Topology
 from onediff_jax.scaling.collectives import KINDS, Collective

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.bundle import Encoded
+from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
     BatchSource,
     Cached,
@@ -22,8 +23,7 @@ from onediff_jax.data.pipeline import (
     stream_hash,
 )
 from onediff_jax.data.rows import TASK_NAMES, RowPacker
-from onediff_jax.models.layout import RowLayout, Slot
-from onediff_jax.models.text_hash import HashedTextEncoder
+from onediff_jax.data.text_hash import HashedTextEncoder
 from onediff_jax.tasks.definitions import get_task
 
 SLOTS = (Slot("t2i", 1, 4), *[Slot("i2i", 2, 4)] * 3)

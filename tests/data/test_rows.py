@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
+from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.rows import TASK_NAMES, Placed, RowPacker, frame_of
-from onediff_jax.models.codec import LightCodec
-from onediff_jax.models.layout import RowLayout, Slot
-from onediff_jax.models.text_hash import HashedTextEncoder
+from onediff_jax.data.text_hash import HashedTextEncoder
 
 LAYOUT = RowLayout((Slot("t2i", 1, 8), Slot("identity", 3, 4)))
 ENCODER = HashedTextEncoder(8, 5)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.evaluation.sheet import CELL, draw_sheet, picture
-from onediff_jax.models.codec import LightCodec
 from onediff_jax.tasks.cameras import orbit_cameras, ray_frames, rays_from_cameras
 
 

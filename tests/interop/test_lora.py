@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from onediff_jax.experiment import make_experiment
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.interop import save_pretrained
 from onediff_jax.interop.lora import write_adapter
 from onediff_jax.interop.model import PretrainedModel
 from onediff_jax.models.lora import LoRA, join
-from onediff_jax.optim import make_optimizer
-from onediff_jax.state import new_state
-from onediff_jax.train_step import make_eval_step, make_train_step
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
+from onediff_jax.run.train_step import make_eval_step, make_train_step
 from tests.experiments import batches, experiment, random_params
 from tests.runs import lora_config
 

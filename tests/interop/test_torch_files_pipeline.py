@@ -96,7 +96,7 @@ def export_full(folder):
 @pytest.fixture(scope="module")
 def pipe():
     """The light pipeline, not loaded from a folder."""
-    from onediff_jax.models.codec import LightCodec as NumpyCodec
+    from onediff_jax.data.codec import LightCodec as NumpyCodec
 
     vae, codec = LightCodec(), NumpyCodec()
     for name, buffer in vae.named_buffers():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from onediff_jax.models.layout import RowLayout, Slot
+from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig, patchify, unpatchify
 from onediff_jax.models.rope import cos_sin, grid_positions, rope_angles
 from tests.models.golden import GOLDEN, compiled, inputs, load_case, load_model

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onediff_jax.train import train
+from onediff_jax.run.loop import train
 from tests.experiments import shrunken
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ CHANGES = (
 CODE = """
 import sys
 import jax
-from onediff_jax.train import train
+from onediff_jax.run.loop import train
 from tests.experiments import shrunken
 assert jax.device_count() == 8
 for number, changes in enumerate({changes}):

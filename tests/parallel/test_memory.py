@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 
-from onediff_jax.experiment import make_experiment, param_count, param_shapes
+from onediff_jax.experiment.build import make_experiment, param_count, param_shapes
 from onediff_jax.parallel import memory
 from onediff_jax.parallel.mesh import make_mesh
 from tests.experiments import get_config, shrunken

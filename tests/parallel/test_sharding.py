@@ -8,11 +8,11 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from onediff_jax.experiment import make_experiment, param_shapes
-from onediff_jax.optim import make_optimizer
+from onediff_jax.experiment.build import make_experiment, param_shapes
 from onediff_jax.parallel.mesh import AXES
 from onediff_jax.parallel.sharding import RULES, path_name, spec_of, state_shardings
-from onediff_jax.state import new_state
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
 from tests.experiments import get_config
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs.t2i_multitask import get_config
 from onediff_jax.data.bundle import Encoded
-from onediff_jax.experiment import make_experiment
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.flow import denoise
 from onediff_jax.sampling.generation import (
     SampleRequest,

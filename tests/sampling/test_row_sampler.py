@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from onediff_jax.data.bundle import Encoded
+from onediff_jax.data.layout import Slot
 from onediff_jax.flow.sampler import denoise
-from onediff_jax.models.layout import Slot
 from onediff_jax.sampling.row_sampler import Request, RowSampler, pack
 from tests.experiments import experiment, random_params
 

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from onediff_jax.data.bundle import Bundle
+from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.pipeline import Mixture
 from onediff_jax.data.prepared.plan import SPLITS
 from onediff_jax.data.prepared.reader import (
@@ -17,7 +18,6 @@ from onediff_jax.data.prepared.reader import (
     Records,
     Stored,
 )
-from onediff_jax.models.layout import RowLayout
 from onediff_jax.tasks.definitions import TASKS, Task, get_task
 
 _UNIT = 16  # pixels per token side

@@ -18,9 +18,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 from scipy import special
 
 from onediff_jax.data.bundle import Bundle, Encoded
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.data.prepared.manifest import PreparedError, read_manifest
 from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
-from onediff_jax.models.codec import LightCodec
 from onediff_jax.tasks import cameras as ray_maps
 from onediff_jax.tasks.definitions import get_task
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import ndimage
 
+from onediff_jax.data.codec import LightCodec, to_uint8
 from onediff_jax.data.world import Scene, View
 from onediff_jax.data.world.palette import PALETTE
-from onediff_jax.models.codec import LightCodec, to_uint8
 
 NAMES = tuple(PALETTE)
 # Least share of the picture that a colour must cover to be shown.

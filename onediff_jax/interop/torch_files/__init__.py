@@ -95,7 +95,7 @@ def write_scheduler(folder):
 
 def write_light_codec(folder):
     """Writes the light codec as the component folder/vae (copy_into adds its class)."""
-    from onediff_jax.models.codec import LightCodec
+    from onediff_jax.data.codec import LightCodec
 
     codec = LightCodec()
     config = {"block_size": codec.factor, "latent_channels": codec.channels, "scaling_factor": 1.0}

@@ -9,7 +9,7 @@ import pytest
 from onediff_jax.data.pipeline import stream_hash
 from onediff_jax.data.prepared.dataset import CachedText, open_folders
 from onediff_jax.data.rows import TASK_NAMES
-from onediff_jax.experiment import make_experiment
+from onediff_jax.experiment.build import make_experiment
 from tests.data.prepared.fake import FakeSource, make_plan, prepare
 from tests.data.prepared.test_local import make_encoders
 from tests.experiments import shrunken

@@ -6,11 +6,11 @@ import threading
 import numpy as np
 import pytest
 
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.data.prepared import reader as reader_module
 from onediff_jax.data.prepared.manifest import PreparedError
 from onediff_jax.data.prepared.reader import Decoding, PreparedFolder, Records, Stored
 from onediff_jax.data.prepared.record import Record
-from onediff_jax.models.codec import LightCodec
 from onediff_jax.tasks.cameras import ray_frames, rays_from_cameras
 from tests.data.prepared.fake import FakeSource, make_plan, prepare
 

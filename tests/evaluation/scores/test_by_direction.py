@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.bundle import encode_bundle
+from onediff_jax.data.codec import LightCodec, to_uint8
 from onediff_jax.data.world_bundles import WorldBundles
 from onediff_jax.evaluation.scores.by_direction import SCORED, score
 from onediff_jax.evaluation.scores.case import Case, partner_cases
 from onediff_jax.evaluation.scores.measures import MOST_DB
 from onediff_jax.evaluation.scores.typical import Typical
-from onediff_jax.models.codec import LightCodec, to_uint8
 from onediff_jax.tasks.definitions import all_directions, find_direction
 
 DIRECTIONS = [direction.name for _, direction in all_directions()]

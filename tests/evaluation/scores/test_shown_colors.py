@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from onediff_jax.data.codec import LightCodec, to_uint8
 from onediff_jax.data.world import World
 from onediff_jax.evaluation.scores.measures import jaccard
 from onediff_jax.evaluation.scores.shown_colors import named
-from onediff_jax.models.codec import LightCodec, to_uint8
 
 
 def test_named_colours_of_a_prompt():

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.bundle import encode_bundle
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.data.world_bundles import WorldBundles
 from onediff_jax.evaluation.scores.case import partners
 from onediff_jax.evaluation.scores.wrong_given import WRONG_TURN, wrong_given
-from onediff_jax.models.codec import LightCodec
 from onediff_jax.tasks.cameras import cameras_from_rays, rays_from_frames
 
 

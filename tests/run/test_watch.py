@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from onediff_jax import watch
+from onediff_jax.run import watch
+from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 from onediff_jax.scaling.peaks import peak_flops
-from onediff_jax.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 
 
 def test_rates():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from onediff_jax.models.attention import attention
+from onediff_jax.models.attention.dispatch import attention
 
 B, T, S, N, K, H = 2, 5, 7, 6, 2, 4
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from onediff_jax.data.codec import LightCodec, to_uint8
 from onediff_jax.data.world import World
-from onediff_jax.models.codec import LightCodec, to_uint8
 
 CODEC = LightCodec()
 

@@ -12,16 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from onediff_jax.checkpoint import CheckpointError, Checkpoints
-from onediff_jax.optim import make_optimizer
 from onediff_jax.parallel.program import RecompileError
-from onediff_jax.state import new_state
-from onediff_jax.train import NotFiniteError, _Run, train
-from onediff_jax.workdir import WorkdirError
+from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.loop import NotFiniteError, _Run, train
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
+from onediff_jax.run.workdir import WorkdirError
 from tests.experiments import experiment, shrunken
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STEPS = 40
 CONFIG = {"train__steps": STEPS, "checkpoint__every_steps": 5}
 
@@ -75,7 +75,8 @@ def straight(tmp_path_factory) -> Path:
 def started(tmp_path):
     """Starts the same run in another process; ended with the test."""
     code = (
-        "import sys; from tests.experiments import shrunken; from onediff_jax.train import train;"
+        "import sys; from tests.experiments import shrunken;"
+        "from onediff_jax.run.loop import train;"
         f"train(shrunken(**{CONFIG!r}), sys.argv[1])"
     )
     processes = []

@@ -10,14 +10,11 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from onediff_jax.checkpoint import CheckpointError, Checkpoints
 from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
-from onediff_jax.experiment import Experiment, make_experiment, param_count, param_shapes
+from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.interop.pretrained import load_params
-from onediff_jax.metrics import Reporter, add_sums, console_line, memory_peak_gib, task_means
 from onediff_jax.models.lora import join
-from onediff_jax.optim import make_optimizer
 from onediff_jax.parallel.memory import check_memory
 from onediff_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, row_shardings
 from onediff_jax.parallel.processes import (
@@ -32,12 +29,15 @@ from onediff_jax.parallel.processes import (
 )
 from onediff_jax.parallel.program import Program
 from onediff_jax.parallel.sharding import on_mesh
+from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.metrics import Reporter, add_sums, console_line, memory_peak_gib, task_means
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import TrainState, new_state
+from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
+from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
+from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
-from onediff_jax.state import TrainState, new_state
-from onediff_jax.train_step import make_eval_step, on_device, sharded_train_step
-from onediff_jax.watch import Clock, Compiles, ProfileWindow, Work, device_memory
-from onediff_jax.workdir import Workdir, await_claim, differences, fingerprint
 
 
 class NotFiniteError(RuntimeError):

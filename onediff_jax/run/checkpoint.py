@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from onediff_jax.workdir import run_folder
+from onediff_jax.run.workdir import run_folder
 
 CHECKPOINTS = "checkpoints"
 

@@ -10,7 +10,7 @@ import pytest
 from etils.epath.testing import mock_epath
 from ml_collections import ConfigDict
 
-from onediff_jax.workdir import (
+from onediff_jax.run.workdir import (
     Workdir,
     WorkdirError,
     await_claim,
@@ -36,7 +36,7 @@ def config(**changes) -> ConfigDict:
 
 def test_one_process_at_a_time(tmp_path):
     code = (
-        "import sys; from ml_collections import ConfigDict; from onediff_jax.workdir import *\n"
+        "import sys; from ml_collections import ConfigDict; from onediff_jax.run.workdir import *\n"
         "try: Workdir(sys.argv[1], ConfigDict())\n"
         "except WorkdirError as error: print(error)"
     )

@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import encode_bundle
+from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
     BatchIterator,
     Cached,
@@ -22,9 +23,8 @@ from onediff_jax.data.pipeline import (
 from onediff_jax.data.prepared.dataset import PreparedData
 from onediff_jax.data.rows import RowPacker
 from onediff_jax.data.world_bundles import WorldBundles
+from onediff_jax.experiment.inputs import make_inputs
 from onediff_jax.flow.times import TimeSampling
-from onediff_jax.inputs import make_inputs
-from onediff_jax.models.layout import RowLayout, Slot
 from onediff_jax.models.lora import LoRA, add_lora, split_lora
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
 from onediff_jax.tasks.definitions import GROUPS, get_task

@@ -14,11 +14,12 @@ import pytest
 
 from onediff_jax.models import attention as entry
 from onediff_jax.models import attention_gpu
-from onediff_jax.models.attention import attention, choose, reference
-from onediff_jax.models.attention_chunked import chunked
+from onediff_jax.models.attention.chunked import chunked
+from onediff_jax.models.attention.dispatch import attention, choose
+from onediff_jax.models.attention.plain import reference
 from onediff_jax.models.remat import rematerialised
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 B, T, S, N, K, H = 2, 200, 150, 4, 2, 24  # neither length is a multiple of a kernel's blocks
 TOLERANCE = 5e-6  # of the largest number, in float32: another order of summation
 
@@ -154,7 +155,7 @@ CODE = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
-from onediff_jax.models.attention import attention
+from onediff_jax.models.attention.dispatch import attention
 from onediff_jax.parallel.mesh import make_mesh
 from onediff_jax.parallel.sharding import on_mesh
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from onediff_jax.models.attention import reference
+from onediff_jax.models.attention.plain import reference
 
 CHUNK = 512  # queries whose logits exist at once
 

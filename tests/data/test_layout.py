@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onediff_jax.models.layout import RowLayout, Run, Slot
+from onediff_jax.data.layout import RowLayout, Run, Slot
 
 
 def test_paper_row():

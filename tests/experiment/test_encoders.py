@@ -12,7 +12,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from onediff_jax.data.prepared.reader import PreparedFolder
-from onediff_jax.encoders import (
+from onediff_jax.experiment.encoders import (
     AutoencoderCodec,
     OnlineText,
     PosteriorEncoder,
@@ -123,7 +123,7 @@ def test_online_text_embeds_ids_on_the_devices(pipeline):
 
 @pytest.mark.slow
 def test_trains_with_the_text_encoder_beside_it(pipeline, tmp_path):
-    from onediff_jax.train import train
+    from onediff_jax.run.loop import train
     from tests.experiments import shrunken
 
     config = shrunken()

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.backend import get_default_device
 from jaxtyping import Array, Bool, Float
 
-from onediff_jax.models.attention import mean_where_no_key
+from onediff_jax.models.attention.plain import mean_where_no_key
 
 _HOPPER = 9.0  # compute capability
 _TILE = 8  # tokamax's kernel takes multiples of so many queries and keys

@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.rows import TASK_NAMES
-from onediff_jax.experiment import make_experiment
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.flow.times import sample_sigmas
-from onediff_jax.models.layout import RowLayout, Slot
-from onediff_jax.optim import make_optimizer
-from onediff_jax.state import new_state
-from onediff_jax.train_step import flow_loss, make_eval_step, make_train_step, ray_frames
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import new_state
+from onediff_jax.run.train_step import flow_loss, make_eval_step, make_train_step, ray_frames
 from tests.experiments import batches, experiment, random_params, shrunken
 
 KEY = jax.random.key(3)
@@ -93,7 +93,7 @@ def test_what_the_network_sees():
             return jnp.zeros_like(x)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onediff_jax.train_step.nnx.merge", lambda *args: Spy())
+        patch.setattr("onediff_jax.run.train_step.nnx.merge", lambda *args: Spy())
         flow_loss({}, row, KEY, experiment())
     sigma = np.asarray(seen["timesteps"]) / 1000
     generated = row["generate"]

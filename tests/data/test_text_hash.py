@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from onediff_jax.models.text_hash import HashedTextEncoder, split_words, word_vector
+from onediff_jax.data.text_hash import HashedTextEncoder, split_words, word_vector
 
 PROMPTS = ["A red cube, on #00FFFF floor!", ""]
 SHA = "10749cc37572fb80"
@@ -37,7 +37,7 @@ def test_values_never_change():
 def test_same_bits_in_another_process():
     """Python's own hash() is salted per process; this must not be."""
     code = (
-        "import hashlib; from onediff_jax.models.text_hash import HashedTextEncoder as E;"
+        "import hashlib; from onediff_jax.data.text_hash import HashedTextEncoder as E;"
         f"print(hashlib.sha256(E(16, 6)({PROMPTS!r})[0].tobytes()).hexdigest()[:16])"
     )
     found = subprocess.run(

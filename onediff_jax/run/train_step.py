@@ -11,16 +11,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.rows import TASK_NAMES
-from onediff_jax.experiment import Experiment
+from onediff_jax.experiment.build import Experiment
 from onediff_jax.flow.path import add_noise, velocity
 from onediff_jax.flow.times import sample_sigmas
-from onediff_jax.models.layout import RowLayout
 from onediff_jax.models.lora import join
-from onediff_jax.optim import ema_decay
 from onediff_jax.parallel.mesh import row_shardings
 from onediff_jax.parallel.sharding import on_mesh, state_shardings
-from onediff_jax.state import TrainState, new_state
+from onediff_jax.run.optimizer import ema_decay
+from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.tasks.definitions import TASKS
 
 Batch = dict[str, jax.Array]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from onediff_jax.checkpoint import CheckpointError, Checkpoints
-from onediff_jax.state import TrainState
+from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.state import TrainState
 
 DATA = {"batches": 7, "stream_hash": "abc", "stream": {"rows": [["t2i", 1, 1, 16]], "w": 0.1}}
 

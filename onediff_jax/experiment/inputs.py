@@ -8,16 +8,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from onediff_jax.data.buckets import ASPECTS, bucket_size
+from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.prepared.dataset import (
     CachedText,
     PreparedData,
     check_split,
     open_folders,
 )
+from onediff_jax.data.text_hash import HashedTextEncoder
 from onediff_jax.data.world import World
-from onediff_jax.models.codec import LightCodec
-from onediff_jax.models.layout import RowLayout
-from onediff_jax.models.text_hash import HashedTextEncoder
 
 DATA = ("world", "prepared")
 TEXT = ("hashed", "cached", "t5")
@@ -83,7 +83,7 @@ def _make_codec(encoder: str) -> Any:
     """The codec of config.data.encoder: "light", or an autoencoder's folder."""
     if encoder == "light":
         return LightCodec()
-    from onediff_jax.encoders import AutoencoderCodec
+    from onediff_jax.experiment.encoders import AutoencoderCodec
 
     return AutoencoderCodec(encoder)
 
@@ -155,7 +155,7 @@ def _online_when_needed(config: ConfigDict) -> Callable:
 
 def _make_online(config: ConfigDict) -> Any:
     """The T5 of text.folder; its weights are loaded when it is used."""
-    from onediff_jax.encoders import OnlineText
+    from onediff_jax.experiment.encoders import OnlineText
 
     text, width = config.text, config.model.caption_channels
     if not text.get("folder"):

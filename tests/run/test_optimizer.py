@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from onediff_jax.optim import decay_mask, ema_decay, learning_rate, make_optimizer
+from onediff_jax.run.optimizer import decay_mask, ema_decay, learning_rate, make_optimizer
 
 PARAMS = {
     "linear": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as lib
 from jaxtyping import Array, Bool, Float
 
-from onediff_jax.models.attention import mean_where_no_key
+from onediff_jax.models.attention.plain import mean_where_no_key
 
 _LANES = 128
 _BLOCK = 1024  # queries or keys; 2048 overflow the vector memory

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from onediff_jax.data.rows import TASK_NAMES
-from onediff_jax.metrics import (
+from onediff_jax.run.metrics import (
     Reporter,
     add_sums,
     console_line,

@@ -1,0 +1,1 @@
+"""Attention: one entry, `dispatch.attention`, and the kernels behind it."""
