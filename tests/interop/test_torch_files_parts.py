@@ -11,12 +11,12 @@ pytest.importorskip("diffusers")
 
 from PIL import Image
 
+from onediff_jax.data import codec, text_hash
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.torch_files import cameras_torch
 from onediff_jax.interop.torch_files.hashed_text import HashedTextEncoder
 from onediff_jax.interop.torch_files.light_codec import LightCodec
 from onediff_jax.interop.torch_files.pictures_torch import as_tensor, fit, size_like
-from onediff_jax.models import codec, text_hash
 from onediff_jax.tasks import cameras
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from onediff_jax.models import attention as entry
-from onediff_jax.models import attention_gpu
+from onediff_jax.models.attention import dispatch as entry
+from onediff_jax.models.attention import gpu as attention_gpu
 from onediff_jax.models.attention.chunked import chunked
 from onediff_jax.models.attention.dispatch import attention, choose
 from onediff_jax.models.attention.plain import reference
