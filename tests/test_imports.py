@@ -13,7 +13,7 @@ OURS = "onediff_jax"
 
 # Folder → what of the package it may import, and what of others (None: anything).
 ARROWS = {
-    "tasks": (("tasks",), {"numpy", "scipy"}),
+    "tasks": (("tasks",), {"cv2", "numpy", "PIL"}),
     "flow": (("flow",), {"jax", "jaxtyping", "numpy"}),
     "models": (("models", "data.layout"), None),  # the layout of rows: numpy only
     "data": (("data", "tasks"), None),
