@@ -123,9 +123,8 @@ def painted(asked: Asked) -> list[Row]:
     """Drawings on black (edges, skeletons, boxes): which pixels are painted."""
 
     def score(frame, case):
-        return measures.overlap(
-            measures.painted(frame), measures.painted(case.bundle.frames[asked.frame])
-        )
+        truth = measures.painted(case.bundle.frames[asked.frame])
+        return measures.overlap(measures.painted(frame), truth)
 
     return [_map_row(asked, "painted pixels, IoU", score)]
 

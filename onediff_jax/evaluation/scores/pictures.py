@@ -114,10 +114,11 @@ def psnr_row(asked: Asked, wrong: str | None = None) -> Row:
 def restored(asked: Asked) -> list[Row]:
     """A picture made from a blurred or small one: nearer to the truth than what was given?"""
     plain, given = psnr_row(asked), asked.given
-    same = mean_over(
-        asked.cases, lambda c: measures.psnr(c.bundle.frames[given], c.bundle.frames[0])
-    )
-    controls = {"input": same, **plain.controls}
+
+    def unchanged(case):
+        return measures.psnr(case.bundle.frames[given], case.bundle.frames[0])
+
+    controls = {"input": mean_over(asked.cases, unchanged), **plain.controls}
     return [row(asked.direction, PSNR, plain.model, controls, plain.ceilings)]
 
 
