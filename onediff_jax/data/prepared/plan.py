@@ -12,6 +12,7 @@ import numpy as np
 
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.sources.base import Source
+from onediff_jax.tasks.own import definitions_of
 
 FORMAT_VERSION = 3  # raise it when the same plan starts to give other bytes
 READABLE = (2, 3)  # versions whose finished folders are read
@@ -101,7 +102,11 @@ class Plan:
             "source": self.source.describe(),
             "parts": len(shards),
             "parts_sha256": hashlib.sha256("\0".join(shards).encode()).hexdigest(),
-            **dataclasses.asdict(self.fitting),
+            "tasks": self.fitting.tasks,
+            "aspects": self.fitting.aspects,
+            "tokens": self.fitting.tokens,
+            "given": self.fitting.given,
+            "own_tasks": definitions_of(self.fitting.definitions),
             "held_out": self.held_out,
             "encoders": encoders.identity(),
             "versions": {name: version(name) for name in _PACKAGES},
