@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from onediff_jax.data.bundle import Encoded
-from onediff_jax.data.prepared.fit import centre_crop, resize
 from onediff_jax.experiment.build import Experiment
 from onediff_jax.sampling.request import Plan, Request
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks.definitions import Task
+from onediff_jax.tasks.pictures import fit
+from onediff_jax.tasks.roles import get_role
 
 
 def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
@@ -35,8 +36,8 @@ def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
         elif role == "ray":
             rays = cams.rays_from_cameras(request.cameras[index // 2], zeros.shape[:2])
             frames.append(cams.ray_frames(rays)[0])
-        else:  # colours of classes must not mix
-            frames.append(codec.encode(fit(next(images), *size, smooth=role != "semanticmap")))
+        else:
+            frames.append(codec.encode(fit(next(images), size, nearest=get_role(role).nearest)))
     frames = tuple(frame.astype(np.float32) for frame in frames)
     return Encoded(plan.task.name, plan.prompt, frames, request.text)
 
@@ -46,9 +47,3 @@ def trained_size(experiment: Experiment, task: Task, images: Sequence) -> tuple[
     sizes = experiment.sizes.get(task.group) or next(iter(experiment.sizes.values()))
     ratio = images[0].shape[1] / images[0].shape[0] if images else 1.0
     return min(sizes, key=lambda s: abs(np.log(s[1] / s[0] / ratio)))
-
-
-def fit(image: np.ndarray, height: int, width: int, *, smooth: bool = True) -> np.ndarray:
-    """A picture cropped about its centre to the wanted shape, and resized."""
-    size = (height, width)
-    return resize(image, centre_crop(image.shape[:2], size), size, nearest=not smooth)

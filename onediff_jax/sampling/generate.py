@@ -20,7 +20,8 @@ from onediff_jax.sampling.sampler import Frames, Sampler
 from onediff_jax.sampling.show import picture
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks import cameras as cams
-from onediff_jax.tasks import conditions
+from onediff_jax.tasks.depth import Normalisation
+from onediff_jax.tasks.roles import get_role
 
 STEPS = 20
 _TOGETHER = 8  # requests per call of the compiled program
@@ -43,7 +44,7 @@ class Generated:
     plan: Plan
     latents: Frames
     codec: Any
-    depth: conditions.Normalisation | None
+    depth: Normalisation | None
     steps: int
     guidance: float
     notes: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class Generated:
         if self.depth is None or self.plan.roles[frame] != "depth":
             return None
         values = (self.codec.decode(self.latents[frame]) + 1) * 127.5
-        return conditions.depth_from_image(np.asarray(values), self.depth)
+        return get_role("depth").read(np.asarray(values), {"depth_norm": self.depth})
 
     def cameras(self) -> cams.Cameras:
         """The cameras of all views, read off the ray frames, relative to the first."""
@@ -145,10 +146,10 @@ def _shape(experiment: Experiment, request: Request, plan: Plan) -> tuple[str, i
     return plan.task.group, len(plan.roles), height * width // UNIT**2
 
 
-def _depth_range(experiment: Experiment) -> conditions.Normalisation | None:
+def _depth_range(experiment: Experiment) -> Normalisation | None:
     if experiment.config.data.name != "world":
         return None
-    return conditions.Normalisation(**DEPTH_RANGE)
+    return Normalisation(**DEPTH_RANGE)
 
 
 def _notes(experiment: Experiment, request: Request, plan: Plan):

@@ -16,7 +16,6 @@ from onediff_jax.tasks.definitions import Task, find_direction, mask_generating
 
 UNIT = 16  # pixels per token side: 8 per latent, 2 latents per token
 FOCAL = 1.3887  # of cameras whose focal length is not told, in units of the smaller image side
-_NEEDS_PROMPT = ("text2image", "text2multiview", "image_editing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +115,9 @@ def _frames(request: Request, task: Task) -> tuple[tuple[str, ...], tuple[bool, 
     chosen = request.generate
     if request.gives_latents:
         count = images + len(set(chosen or ()))
-    elif task.min_frames == task.max_frames and task.group != "identity":
+    elif task.min_frames == task.max_frames:
         count = task.min_frames
-    elif task.group == "identity":
+    elif not task.rays:
         count = images + (1 if chosen is None else len(set(chosen)))
         if count < task.min_frames:
             raise ValueError(f"{name} needs {task.min_frames - 1} or more images; got {images}")
@@ -161,7 +160,7 @@ def _check_given(request: Request, task: Task, roles, mask) -> None:
         raise ValueError(f"{len(request.images)} images were given, but {name} {need}")
     if request.cameras is None and len(listed) < len(given):
         raise ValueError(f"{name} needs the cameras (azimuths) of all views")
-    if request.cameras is not None and task.group != "multiview":
+    if request.cameras is not None and not task.rays:
         raise ValueError(f"{name} has no cameras (azimuths, elevations, distances)")
 
 
@@ -176,7 +175,7 @@ def _prompt(request: Request, task: Task) -> str:
             raise ValueError(f"{text!r} is whole: give no regions, item or source prompts with it")
         prompts.parse_regions(rest)
         return text
-    if not text and request.direction in _NEEDS_PROMPT:
+    if not text and task.needs_prompt(request.direction):
         raise ValueError(f"{request.direction} needs a prompt")
     sources = list(request.sources)
     if task.group == "identity":

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from onediff_jax.sampling.generate import Generated
 from onediff_jax.tasks import cameras as cams
+from onediff_jax.tasks.roles import get_role
 
 
 def write(results: Sequence[Generated], out: Path) -> list[Path]:
@@ -23,12 +24,13 @@ def write(results: Sequence[Generated], out: Path) -> list[Path]:
     columns = len(results[0].generated)
     rows = [np.concatenate(pictures[i : i + columns], 1) for i in range(0, len(cells), columns)]
     first, roles = results[0], {result.plan.roles[frame] for result, frame in cells}
-    files = [save_picture(out, np.concatenate(rows), first, grey=roles == {"depth"})]
+    grey = all(get_role(role).grey for role in roles)
+    files = [save_picture(out, np.concatenate(rows), first, grey=grey)]
     for number, ((result, frame), picture) in enumerate(zip(cells, pictures, strict=True)):
         file = out
         if len(cells) > 1:
             file = out.with_stem(f"{out.stem}_{number}")
-            grey = result.plan.roles[frame] == "depth"
+            grey = get_role(result.plan.roles[frame]).grey
             files.append(save_picture(file, picture, result, grey=grey))
         depth = result.metric_depth(frame)
         if depth is not None:

@@ -15,8 +15,8 @@ from onediff_jax.sampling.sampler import Sampler
 from onediff_jax.sampling.scene import request_of_scene
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.cameras import orbit_cameras, pose_errors, ray_frames, rays_from_cameras
-from onediff_jax.tasks.conditions import depth_image
 from onediff_jax.tasks.definitions import all_directions
+from onediff_jax.tasks.depth import depth_image
 
 GREY = np.full((40, 40, 3), 128, np.uint8)
 TWO = orbit_cameras([0, 30], 20, 1.7)
