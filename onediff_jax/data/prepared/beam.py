@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onediff_jax.data.prepared.manifest import parts_left
+from onediff_jax.data.prepared.parts import part_name
 from onediff_jax.data.prepared.plan import Plan
-from onediff_jax.data.prepared.writer import part_name, write_part
+from onediff_jax.data.prepared.writer import plan_hash, write_part
 
 
 def run(plan: Plan, folder: Path, runner: str, options: Sequence[str] = ()) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 from onediff_jax.data.prepared.annotated import AnnotatedSource
 from onediff_jax.data.prepared.manifest import PreparedError, parts_left, read_reports
+from onediff_jax.data.prepared.parts import part_name
 from onediff_jax.data.prepared.plan import Encoders, Plan
-from onediff_jax.data.prepared.writer import part_name, write_part
+from onediff_jax.data.prepared.writer import plan_hash, write_part
 from onediff_jax.data.sources.report import Report
 
 _SHOW_EVERY = (0.2, 10.0)  # seconds between two states of the progress, on a terminal and not

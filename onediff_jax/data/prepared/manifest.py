@@ -10,13 +10,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from onediff_jax.data.prepared.plan import FORMAT_VERSION, Plan
-from onediff_jax.data.prepared.writer import is_done, part_file, part_name, write_json
+from onediff_jax.data.prepared.parts import part_file, part_name, read_part, survey
+from onediff_jax.data.prepared.plan import FORMAT_VERSION, READABLE, Plan
+from onediff_jax.data.prepared.writer import MANIFEST_FILE, PLAN_FILE, write_json
+from onediff_jax.data.sources.base import Source
 from onediff_jax.data.sources.report import Report
 
-FILE = "manifest.json"
+FILE = MANIFEST_FILE
 BAD_FILE = "bad_records.jsonl"
-PLAN_FILE = "plan.json"
+PASSED_FILE = "not_read.jsonl"
 
 
 class PreparedError(ValueError):
@@ -26,16 +28,25 @@ class PreparedError(ValueError):
 def begin(folder: Path, fields: dict[str, Any]) -> None:
     """Claims a folder for a preparation; one that was started with the same fields goes on.
 
+    A plan that does not parse any more is written again: every part knows the plan that made it.
+
     Raises PreparedError when the folder holds something else, or another preparation: the fields
     that differ are named.
     """
     file = folder / PLAN_FILE
     if file.exists():
-        differ = _differences(json.loads(file.read_text()), fields)
+        try:
+            old = json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            old = None
+        if not isinstance(old, dict):
+            write_json(file, fields)
+            return
+        differ = _differences(old, fields)
         if differ:
             raise PreparedError(
                 f"{folder} holds another preparation:\n  "
-                + "\n  ".join(f"{name}: {old!r} there, {new!r} now" for name, old, new in differ)
+                + "\n  ".join(map(_say_difference, differ))
                 + "\nChoose another --out, or remove this one."
             )
         return
@@ -45,9 +56,11 @@ def begin(folder: Path, fields: dict[str, Any]) -> None:
     write_json(file, fields)
 
 
-def parts_left(folder: Path, shards: list[str]) -> list[int]:
-    """Numbers of the source's shards whose part is not done."""
-    return [n for n in range(len(shards)) if not is_done(folder, part_name(n, len(shards)))]
+def parts_left(
+    folder: Path, shards: list[str], source: Source | None = None, plan_sha256: str | None = None
+) -> list[int]:
+    """Numbers of the source's shards whose part is not done, see parts.survey."""
+    return list(survey(folder, shards, source, plan_sha256))
 
 
 def read_reports(folder: Path, shards: list[str], max_share: float) -> Report:
@@ -135,9 +148,19 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 def _parts(folder: Path, shards: list[str]):
     for number in range(len(shards)):
-        file = part_file(folder, part_name(number, len(shards)))
-        if file.exists():
-            yield json.loads(file.read_text())
+        name = part_name(number, len(shards))
+        if part_file(folder, name).exists():
+            try:
+                yield read_part(folder, name)
+            except ValueError as error:
+                raise PreparedError(f"{folder}: {error}; run prepare again") from None
+
+
+def _say_difference(difference: tuple[str, Any, Any]) -> str:
+    name, old, new = difference
+    if name.endswith("names_sha256"):
+        return f"{name}: there are other files, or files of other names, than then"
+    return f"{name}: {old!r} there, {new!r} now"
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
