@@ -12,16 +12,14 @@ the part consists of and of all that it was made from, and a sum over itself:
 """
 
 import concurrent.futures
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from onediff_jax.data.prepared.plan import file_hash
 from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import Source, content_of
 from onediff_jax.data.sources.journal import Content
+from onediff_jax.files import FileError, file_hash, read_json, text_hash
 
 _THREADS = 8  # that compare hashes: the files may be far away
 _NOT_MADE = "not made yet"
@@ -50,12 +48,12 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
     """
     file = part_file(folder, name)
     place = file.relative_to(folder)
+    if not file.exists():
+        raise ValueError(_NOT_MADE)
     try:
-        part = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(_NOT_MADE) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{place} cannot be read ({error})") from None
+        part = read_json(file)
+    except FileError as error:
+        raise ValueError(str(error).replace(str(file), str(place))) from None
     if not isinstance(part, dict) or part.get("sha256") != _sum(part):
         raise ValueError(f"{place} is damaged: its sum is another one")
     return part
@@ -110,8 +108,8 @@ def damage(folder: Path, facts: Iterable[dict[str, Any]]) -> str:
                 return f"{fact['file']} is damaged: its sha256 is another one"
         except FileNotFoundError:
             return f"{fact['file']} is missing"
-        except OSError as error:
-            return f"{fact['file']} cannot be read: {error.strerror}"
+        except (OSError, FileError) as error:
+            return f"{fact['file']} cannot be read: {error}"
     return ""
 
 
@@ -131,4 +129,4 @@ def _changed(part: dict[str, Any], source: Source, shard: str) -> str:
 
 def _sum(part: dict[str, Any]) -> str:
     rest = {name: value for name, value in part.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return text_hash(rest)

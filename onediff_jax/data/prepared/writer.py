@@ -23,11 +23,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from onediff_jax.data.prepared.parts import part_file, sign
-from onediff_jax.data.prepared.plan import Encoders, Plan, file_hash, split_of
+from onediff_jax.data.prepared.plan import Encoders, Plan, split_of
 from onediff_jax.data.prepared.record import Record, prompt_choices, prompt_of, to_bytes
 from onediff_jax.data.sources import journal
 from onediff_jax.data.sources.base import BadRecord, RawExample, content_of, printable
 from onediff_jax.data.sources.report import Report
+from onediff_jax.files import file_hash, sync_file, sync_folder, write_json
 
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.json"
@@ -72,7 +73,8 @@ def write_part(
         "merged": notes.merged,
         "report": report.to_json(),
     }
-    write_json(part_file(folder, name), sign(part))
+    part_file(folder, name).parent.mkdir(exist_ok=True)
+    write_json(part_file(folder, name), sign(part), indent=1)
     return part
 
 
@@ -226,7 +228,7 @@ class _Files:
             writer.close()
             beside, facts = _beside(self._folder / file), self._facts[file]
             facts |= {"bytes": beside.stat().st_size, "sha256": file_hash(beside)}
-            beside.replace(self._folder / file)
+            _put(beside, self._folder / file)
         self._open = {}
         self._index.close()
         beside = _beside(self._index_file)
@@ -235,7 +237,7 @@ class _Files:
             "bytes": beside.stat().st_size,
             "sha256": file_hash(beside),
         }
-        beside.replace(self._index_file)
+        _put(beside, self._index_file)
         return [self._facts[file] for file in sorted(self._facts)], index
 
     def close(self) -> None:
@@ -247,11 +249,11 @@ class _Files:
         _beside(self._index_file).unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _beside(path).write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    _beside(path).replace(path)
+def _put(beside: Path, file: Path) -> None:
+    """Gives a file its name; both are on the disk on return."""
+    sync_file(beside)
+    beside.replace(file)
+    sync_folder(file.parent)
 
 
 def _beside(path: Path) -> Path:

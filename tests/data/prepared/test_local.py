@@ -11,7 +11,8 @@ from onediff_jax.data.prepared import local, manifest
 from onediff_jax.data.prepared.check import check_folder
 from onediff_jax.data.prepared.plan import SPLITS, Encoders, split_of
 from onediff_jax.data.prepared.reader import PreparedFolder
-from onediff_jax.data.prepared.writer import part_name, write_part
+from onediff_jax.data.prepared.parts import part_name
+from onediff_jax.data.prepared.writer import write_part
 from onediff_jax.data.sources.base import BadRecord
 from onediff_jax.data.sources.report import TooManyBadRecords
 from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare
