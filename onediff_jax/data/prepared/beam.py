@@ -20,7 +20,8 @@ def run(
     options: Sequence[str] = (),
     left: Sequence[int] | None = None,
 ) -> None:
-    """Writes every part that is not done yet, or those that are `left`, each as one element of a Beam pipeline.
+    """Writes every part that is not done yet, or those that are `left`, each as one element of a
+    Beam pipeline.
 
     Args:
       runner: "DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", ….

@@ -196,7 +196,9 @@ def read_manifest(folder: str | Path, *, verify: bool = True) -> dict[str, Any]:
         manifest = read_json(file)
         version = manifest["plan"]["format_version"]
     except FileError as error:
-        raise PreparedError(f"{error}; run prepare again, which goes on with what is whole") from error
+        raise PreparedError(
+            f"{error}; run prepare again, which goes on with what is whole"
+        ) from error
     except (KeyError, TypeError) as error:
         raise PreparedError(f"{file} cannot be read: {error!r}") from error
     if version not in READABLE:

@@ -1,6 +1,5 @@
 """Files by name, on this machine or wherever fsspec reaches (gs://, s3://, memory://, …)."""
 
-import contextlib
 import errno
 import fnmatch
 import functools

@@ -1,4 +1,4 @@
-"""What is noted while a shard is read: the files it depends on, by content, and what was passed over.
+"""What is noted while a shard is read: the files it depends on, and what was passed over.
 
     with journal.keep() as notes:
         records = list(source.read(shard))
