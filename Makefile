@@ -13,10 +13,12 @@ train: $(VENV)/.installed
 	$(BIN)/python -m onediff_jax.main --config=$(CONFIG) --workdir=$(RUN)
 	$(BIN)/python -m onediff_jax.evaluate --source=$(RUN) --out=$(RUN)/evaluation
 
-test: $(VENV)/.installed-dev
+test: lint
+	$(BIN)/python -m pytest -n 2 --durations=25
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --durations=25
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

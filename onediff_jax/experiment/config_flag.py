@@ -10,6 +10,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import onediff_jax
+
 
 def read_config(arguments: Sequence[str]) -> ConfigDict:
     """The config that `arguments` describe; there must be no others.
@@ -21,8 +23,13 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
     path = _path(arguments)
     if path is None:
         raise ValueError("--config=FILE is required, e.g. --config=configs/t2i_multitask.py")
-    if not Path(path.split(":")[0]).is_file():
-        raise ValueError(f"--config={path}: there is no such file")
+    given, path = path, find_config(path)
+    of_file = {
+        given: path,
+        f"--config={given}": f"--config={path}",
+        f"-config={given}": f"--config={path}",
+    }
+    arguments = [of_file.get(a, a) for a in arguments]
     nones = [a for a in arguments if re.fullmatch(r"--?config\.[\w.]+=None", a)]
     values = flags.FlagValues()
     argv = ["", *(a for a in arguments if a not in nones)]
@@ -46,6 +53,20 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
     for argument in nones:
         _set_none(flag.value, argument)
     return flag.value
+
+
+def find_config(path: str) -> str:
+    """The config file of `FILE[:preset]`: as it is, or a shipped one where the package is installed
+    without its checkout (configs/NAME.py or NAME.py).
+
+    Raises ValueError where neither is there.
+    """
+    file, colon, preset = path.partition(":")
+    shipped = Path(onediff_jax.__file__).parent / "configs"
+    for candidate in (Path(file), shipped / Path(file).name):
+        if candidate.is_file():
+            return f"{candidate}{colon}{preset}"
+    raise ValueError(f"--config={path}: there is no such file")
 
 
 def _set_none(config: ConfigDict, argument: str) -> None:
