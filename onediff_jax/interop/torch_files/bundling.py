@@ -89,8 +89,9 @@ def _add_import(node: ast.Import | ast.ImportFrom, imports: dict, module: str) -
     for alias in node.names:
         source = node.module if isinstance(node, ast.ImportFrom) else ""
         found = (source, alias.name + (f" as {alias.asname}" if alias.asname else ""))
-        if imports.setdefault(alias.asname or alias.name, found) != found:
-            raise ValueError(f"{module} imports {found}, another {imports[alias.asname or alias.name]}")
+        known = imports.setdefault(alias.asname or alias.name, found)
+        if known != found:
+            raise ValueError(f"{module} imports {found}, another module {known}")
 
 
 def _import_lines(imports: dict[str, tuple[str, str]]) -> str:
