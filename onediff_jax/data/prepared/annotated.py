@@ -8,7 +8,7 @@ from typing import Any
 
 from onediff_jax.data.annotate import CHOICES, ROLE_OF, Annotator, task_of
 from onediff_jax.data.prepared.plan import version, weights_hash
-from onediff_jax.data.sources.base import BadRecord, RawExample, Source
+from onediff_jax.data.sources.base import BadRecord, RawExample, Source, content_of
 from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 from onediff_jax.tasks.roles import get_role
 
@@ -66,6 +66,9 @@ class AnnotatedSource:
         identity = {kind: _identity(model) for kind, model in self._models.items()}
         identity["versions"] = {name: version(name) for name in ("transformers", "torch")}
         return {**self._source.describe(), "annotate": identity, **self._options}
+
+    def content(self, shard: str) -> str:
+        return content_of(self._source, shard)
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         waiting: list[RawExample] = []
