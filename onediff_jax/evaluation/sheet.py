@@ -6,26 +6,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.data.codec import LightCodec, to_uint8
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.evaluation.held_out import Example
-from onediff_jax.tasks.cameras import rays_from_frames
+from onediff_jax.sampling.show import picture
 
 CELL = 112  # pixels of a picture's longer side
 _WIDTH, _NARROWEST = 1600, 3 * CELL  # pixels of the sheet; of a card's content
 _GAP, _SPACE, _HEAD, _PROMPT_LINES = 3, 10, 84, 3
 _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 _GROUPS = (("given", (110, 110, 110)), ("generated", (0, 90, 200)), ("truth", (20, 130, 50)))
-
-
-def picture(frame: np.ndarray, codec: LightCodec, role: str = "image") -> np.ndarray:
-    """A frame as uint8 (H, W, 3): pixels as they are, latents decoded, rays as colours."""
-    if frame.dtype == np.uint8:
-        return frame
-    if role == "ray":
-        directions = rays_from_frames(frame)[..., :3]
-        small = np.clip((directions + 1) * 127.5, 0, 255).astype(np.uint8)
-        return small.repeat(LightCodec.factor, 0).repeat(LightCodec.factor, 1)
-    return to_uint8(codec.decode(frame))
 
 
 def example_row(

@@ -22,7 +22,7 @@ from onediff_jax.data.pipeline import (
 )
 from onediff_jax.data.prepared.dataset import PreparedData
 from onediff_jax.data.rows import RowPacker
-from onediff_jax.data.world_bundles import WorldBundles
+from onediff_jax.data.world_bundles import WORLD_VERSION, WorldBundles
 from onediff_jax.experiment.inputs import make_inputs
 from onediff_jax.flow.times import TimeSampling
 from onediff_jax.models.lora import LoRA, add_lora, split_lora
@@ -101,6 +101,8 @@ class Experiment:
         data = {k: v for k, v in config.data.to_dict().items() if k not in _READING}
         if self.prepared is not None:
             data |= {"folders": self.prepared.fields(), "encoder": "as in the folders"}
+        else:
+            data |= {"world_version": WORLD_VERSION}
         return stream_fields(
             self.layout,
             {

@@ -21,7 +21,6 @@ from onediff_jax.parallel.mesh import row_shardings
 from onediff_jax.parallel.sharding import on_mesh, state_shardings
 from onediff_jax.run.optimizer import at_step, ema_decay
 from onediff_jax.run.state import TrainState, new_state
-from onediff_jax.tasks.definitions import TASKS
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -115,8 +114,8 @@ def ray_frames(layout: RowLayout) -> np.ndarray:
     """
     found = []
     for slot in layout.slots:
-        roles = TASKS["multiview"].frames if slot.group == "multiview" else ("image",)
-        found += [roles[frame % len(roles)] == "ray" for frame in range(slot.frames)]
+        rays = slot.group == "multiview"  # whose every other frame is one
+        found += [rays and frame % 2 == 1 for frame in range(slot.frames)]
     return np.array(found)
 
 

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import os
 import platform
 import time
 from importlib import metadata
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from onediff_jax.files import FileError, read_json, write_json
 
 # What may change between two starts of one run, because it does not change the result. (Prepared
 # folders may be moved: the stream that a checkpoint belongs to knows them by content and weight.)
@@ -65,7 +66,7 @@ class Workdir:
         if file.exists():
             differ = [
                 f"{name}: {old!r} in the workdir, {new!r} now"
-                for name, old, new in differences(read_json(file), ours)
+                for name, old, new in differences(_read(file), ours)
                 if not name.startswith(FREE_FIELDS)
             ]
             if differ:
@@ -82,7 +83,7 @@ class Workdir:
         file = self.path / "started.json"
         if not file.exists():
             write_json(file, {"unix_time": time.time()})
-        return read_json(file)["unix_time"]
+        return _read(file)["unix_time"]
 
     def release(self) -> None:
         """Lets another process have the folder."""
@@ -130,7 +131,7 @@ def await_claim(path: str | Path, seconds: float = 30.0) -> Any:
 
 def fingerprint(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """What must be the same in every process of a run: settings, versions, hashes of the code."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     code = {
         str(file.relative_to(package)): hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         for file in sorted(package.rglob("*.py"))
@@ -161,19 +162,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_json(file: Path) -> Any:
-    """Raises WorkdirError when the file is not JSON."""
+def _read(file: Any) -> Any:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{file} cannot be read: {error}") from error
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    beside.replace(file)
+        return read_json(file)
+    except FileError as error:
+        raise WorkdirError(str(error)) from error
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
@@ -184,7 +177,7 @@ def load_config(workdir: str | Path) -> ConfigDict:
     file = run_folder(workdir) / "config.json"
     if not file.exists():
         raise WorkdirError(f"{workdir} holds no config.json: not a workdir of a run")
-    return ConfigDict(_tuples(read_json(file)))
+    return ConfigDict(_tuples(_read(file)))
 
 
 def _tuples(value: Any) -> Any:
