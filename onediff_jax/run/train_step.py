@@ -65,7 +65,7 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
     )
     error = jnp.square(predicted - velocity(batch["tokens"], noise)).mean(-1)  # (r, c, t)
     weight = (batch["token_mask"] & ~to_chunks(given)).astype(jnp.float32)
-    ray_weight = experiment.config.flow.get("ray_weight", 1.0)
+    ray_weight = experiment.config.flow.ray_weight
     weight *= np.where(rays, np.float32(ray_weight), 1)[layout.chunk_frame][:, None]
     loss = (error * weight).sum() / jnp.maximum(weight.sum(), 1.0)
     of_task = jax.nn.one_hot(batch["task"][:, layout.chunk_slot], len(TASK_NAMES))
@@ -182,7 +182,7 @@ def sharded_train_step(
     frozen = state_shardings(experiment.frozen_shapes, mesh)
     step = make_train_step(experiment, tx, schedule)
     whole = step
-    if experiment.config.ema.get("offload", False):
+    if experiment.config.ema.offload:
         ema = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), shardings.ema)
         shardings = shardings._replace(ema=ema)
 

@@ -12,12 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# What may change between two starts of one run, because it does not change the result. (Prepared
-# folders may be moved: the stream that a checkpoint belongs to knows them by content and weight.)
-FREE_FIELDS = (
-    *("log.", "checkpoint.", "mesh.", "model.unroll", "ema.offload"),
-    *("data.workers", "data.threads", "data.prefetch", "data.folders", "data.encoder"),
-)
+from onediff_jax.experiment.checks import upgrade
+from onediff_jax.experiment.schema import field_of
 
 
 class WorkdirError(ValueError):
@@ -65,8 +61,8 @@ class Workdir:
         if file.exists():
             differ = [
                 f"{name}: {old!r} in the workdir, {new!r} now"
-                for name, old, new in differences(read_json(file), ours)
-                if not name.startswith(FREE_FIELDS)
+                for name, old, new in differences(upgrade(read_json(file), file), upgrade(ours, ""))
+                if not field_of(name).free
             ]
             if differ:
                 raise WorkdirError(
@@ -130,7 +126,7 @@ def await_claim(path: str | Path, seconds: float = 30.0) -> Any:
 
 def fingerprint(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """What must be the same in every process of a run: settings, versions, hashes of the code."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     code = {
         str(file.relative_to(package)): hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         for file in sorted(package.rglob("*.py"))
@@ -179,15 +175,12 @@ def write_json(file: Path, value: Any) -> None:
 def load_config(workdir: str | Path) -> ConfigDict:
     """The config that a run was started with.
 
-    Raises WorkdirError when the folder is no workdir.
+    Fields that it lacks, because the run is older than they are, have the values that it meant.
+
+    Raises WorkdirError when the folder is no workdir; SettingsError when the config has fields that
+    no longer exist.
     """
     file = run_folder(workdir) / "config.json"
     if not file.exists():
         raise WorkdirError(f"{workdir} holds no config.json: not a workdir of a run")
-    return ConfigDict(_tuples(read_json(file)))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return ConfigDict(upgrade(read_json(file), file))
