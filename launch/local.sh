@@ -56,7 +56,7 @@ while true; do
     fi
     case $code in
         0) exit 0 ;;                                      # finished
-        1) exit 1 ;;                                      # bad input: again would be the same
+        1 | 2) exit "$code" ;;                            # bad input: again would be the same
         75) echo "stopped by SIGTERM; starting again" ;;  # saved first
         *)
             if ((restarts-- == 0)); then

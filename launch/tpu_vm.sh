@@ -7,7 +7,7 @@
 # Asks for the slice (a queued resource), puts this folder on all its hosts, installs and starts the
 # same command on each: they find each other through the TPU's metadata. When the slice is preempted
 # or a host fails it is asked for again, and the run goes on from its last checkpoint; bad input
-# (exit code 1) ends it. SIGTERM or ctrl-C to this script leaves the slice and the run as they are.
+# (exit codes 1 and 2) ends it. SIGTERM or ctrl-C to this script leaves the slice and the run as they are.
 #
 # PROJECT, VERSION (of the TPU software) and QUEUE (--spot, --reserved; default --spot) may be set.
 set -uo pipefail
@@ -62,7 +62,7 @@ while true; do
     if install; then
         on_all_hosts "$command"
         code=$?
-        if ((code <= 1)); then
+        if ((code <= 2)); then
             exit "$code"
         fi
         log "ended with code $code"

@@ -11,7 +11,6 @@ run gives the merged weights, or its adapters alone with --lora_only.
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import glob
 import json
@@ -29,17 +28,19 @@ from absl import app, flags, logging
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from onediff_jax import exits
 from onediff_jax.data.buckets import bucket_size
 from onediff_jax.data.codec import LightCodec
 from onediff_jax.evaluation.held_out import examples
 from onediff_jax.experiment.build import Experiment, param_count
+from onediff_jax.files import FULL, recover_folder, replace_folder, write_json
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.lora import write_adapter
 from onediff_jax.interop.pretrained import RUN_FILE, write_transformer
 from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
-from onediff_jax.run.workdir import versions, write_json
+from onediff_jax.run.workdir import versions
 from onediff_jax.sampling.saved_run import SavedRun
 from onediff_jax.tasks.definitions import get_task
 
@@ -93,6 +94,8 @@ def export(
     replaced only then. Raises ExportError, and the other ValueErrors of what it reads.
     """
     source, out = Path(source).resolve(), Path(out).resolve()
+    if recover_folder(out):
+        say(f"{out}: the earlier export is back, which a killed one had put aside")
     _check_out(source, out, options.overwrite)
     run = SavedRun(source, options.step, ema=options.ema, with_data=options.verify)
     if options.lora_only and run.adapters is None:
@@ -108,7 +111,7 @@ def export(
             _write_pipeline(folder, out.name, run, options)
             if options.verify:
                 _verify(folder, run, options.dtype, say)
-        _replace(folder, out)
+        replace_folder(folder, out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     say(f"wrote {out}: {size / 1e9:.3f} GB, {options.dtype}")
 
@@ -271,7 +274,7 @@ def _beside(out: Path, needed: int) -> Iterator[Path]:
         with _locked(folder):
             yield folder
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise ExportError(f"the disk of {out.parent} is full; nothing is left there") from error
     finally:
@@ -291,20 +294,6 @@ def _locked(folder: Path) -> Iterator[bool]:
         yield ours
     finally:
         os.close(handle)
-
-
-def _replace(folder: Path, out: Path) -> None:
-    """Renames the complete folder to `out`; what was there goes last."""
-    old = folder.with_suffix(".old")
-    if out.exists():
-        out.rename(old)
-    try:
-        folder.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _round(count: int) -> str:
@@ -328,17 +317,22 @@ def define_flags() -> None:
     flags.DEFINE_boolean("verify", False, "Compare the PyTorch model with the run's (needs torch).")
 
 
+def _stopped() -> None:
+    print("error: stopped by SIGTERM, nothing is left", file=sys.stderr, flush=True)
+    sys.exit(exits.TERMINATED.code)
+
+
 def main(argv: list[str]) -> None:
     """Parses flags and exports; bad input ends with one message and exit code 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.set_verbosity(logging.WARNING)  # orbax tells every array
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: stopped by SIGTERM, nothing is left"))
+    signal.signal(signal.SIGTERM, lambda *_: _stopped())
     names = [field.name for field in dataclasses.fields(Options)]
     try:
         export(FLAGS.source, FLAGS.out, Options(**{name: FLAGS[name].value for name in names}))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        exits.fail(error)
 
 
 if __name__ == "__main__":

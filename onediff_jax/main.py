@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from onediff_jax import exits
 from onediff_jax.parallel.cluster import find_cluster
 from onediff_jax.parallel.xla_flags import set_memory_fraction
 
@@ -23,11 +24,9 @@ from onediff_jax.parallel.xla_flags import set_memory_fraction
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-_LOST = 76  # exit code of a process that lost the others: not 1, which starting again cannot mend
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Hands over to train; bad input ends with one message and exit code 1."""
+    """Hands over to train; bad input ends with one message, every end with a code of `exits`."""
     parser = argparse.ArgumentParser(
         prog="python -m onediff_jax.main",
         description=__doc__,
@@ -47,12 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_memory_fraction()
     try:
         finished = run(of_config, options.workdir)
-    except ValueError as error:
-        _fail(f"error: {error}")
-    except Exception:
-        if not _met_others():
-            raise
-        _fail(traceback.format_exc(), _LOST)
+    except Exception as error:
+        kind = exits.of_error(error)
+        if isinstance(error, ValueError) or kind in (exits.STORAGE, exits.WORKER):
+            _fail(f"error: {error}", kind.code)
+        _fail(traceback.format_exc(), (exits.LOST if _met_others() else exits.FAULT).code)
     if not finished:
         sys.exit(options.exit_when_stopped)
 
@@ -97,11 +95,11 @@ def _met_others() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def _fail(message: str, code: int = 1) -> NoReturn:
+def _fail(message: str, code: int = exits.BAD_INPUT.code) -> NoReturn:
     """Ends with a message; at once where there are others, for whom an orderly end would wait."""
-    if not _met_others():
-        sys.exit(message)
     print(message, file=sys.stderr, flush=True)
+    if not _met_others():
+        sys.exit(code)
     sys.stdout.flush()
     time.sleep(1)  # the end of process 0 ends the others, who may have the same to say
     os._exit(code)

@@ -113,7 +113,7 @@ def _plan() -> Plan:
     models = annotate.parse(_ANNOTATE.value)
     if models:
         source = AnnotatedSource(source, models)
-    given = tuple(task for kind, task in annotate.KINDS.items() if kind in models and task)
+    given = tuple(annotate.task_of(kind) for kind in models if kind in annotate.ROLE_OF)
     fitting = Fitting(tuple(_TASKS.value), tuple(_ASPECTS.value), tokens, given)
     autoencoder = None if _ENCODER.value == "light" else _ENCODER.value
     text = None if _TEXT.value == "none" else _TEXT.value

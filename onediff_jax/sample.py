@@ -27,27 +27,20 @@ from onediff_jax.sampling.generation import (
     FOCAL,
     Generated,
     SampleRequest,
-    fit,
     generate,
     make_plan,
     request_of_scene,
     trained_size,
 )
 from onediff_jax.tasks import cameras as cams
-from onediff_jax.tasks import colors, conditions, degrade
+from onediff_jax.tasks import colors
 from onediff_jax.tasks.definitions import all_directions, find_direction
+from onediff_jax.tasks.pictures import fit
+from onediff_jax.tasks.roles import get_role
 
 FLAGS = flags.FLAGS
 MAX_PIXELS = 64_000_000
 DISTANCE = 1.7  # of cameras that are not told one, in world units
-# Direction → (picture, hole) → its condition, where an ordinary picture is enough to make it.
-DERIVED = {
-    "canny2image": lambda image, hole: conditions.canny(image),
-    "hed2img": lambda image, hole: conditions.soft_edges(image),
-    "deblurring": lambda image, hole: degrade.blur(image, 0.05),
-    "super_resolution": lambda image, hole: degrade.downscale(image, 4),
-    "image_inpainting": lambda image, hole: degrade.inpainting(image, None, hole)[0],
-}
 
 
 def define_flags() -> None:
@@ -60,7 +53,7 @@ def define_flags() -> None:
     text("prompt", "", "Plain caption (or instruction); the task's token and format are added.")
     text("negative_prompt", "", "What guidance leads away from.")
     flags.DEFINE_multi_string("image", [], "Given pictures in order: repeated, or with commas.")
-    flags.DEFINE_boolean("from_image", False, f"Derive the condition from --image: {[*DERIVED]}.")
+    flags.DEFINE_boolean("from_image", False, f"Derive the condition from --image: {derivable()}.")
     text("mask", None, "For image_inpainting of an ordinary --image: white is painted anew.")
     whole("scene", None, "Take pictures, cameras and prompt from this held-out scene of the run.")
     flags.DEFINE_list("generate", None, "Frames to generate, from 0; default by the task.")
@@ -116,7 +109,7 @@ def run() -> None:
     if FLAGS.from_image or hole is not None:
         task, _ = find_direction(request.direction)
         size = request.size or trained_size(source.experiment, task, request.images)
-        request = dataclasses.replace(request, images=(derived(request, hole, size),))
+        request = dataclasses.replace(request, images=derived(request, hole, size))
     result = generate(source, request, functools.partial(tqdm, desc=FLAGS.task, unit="step"))
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -208,17 +201,30 @@ def read_picture(path: str) -> np.ndarray:
         raise ValueError(f"image {path}: {REASONS[error.reason]}{detail}") from None
 
 
+def derivable() -> list[str]:
+    """The directions whose given frames an ordinary picture is enough to make."""
+    pairs = ((direction.name, given_roles(direction.name)) for _, direction in all_directions())
+    return [name for name, roles in pairs if roles and all(get_role(r).derived for r in roles)]
+
+
+def given_roles(direction: str) -> list[str]:
+    """The roles of the frames that a direction is given, in their order."""
+    task, _ = find_direction(direction)
+    mask = task.denoise_mask(direction, task.min_frames)
+    return [role for role, wanted in zip(task.frames, mask, strict=True) if not wanted]
+
+
 def checked_hole(request: SampleRequest) -> np.ndarray | None:
     """--mask as bool (H, W), True to be painted anew; raises where it or --from_image is wrong."""
     name = request.direction
     if not FLAGS.from_image and FLAGS.mask is None:
         return None
-    if name not in DERIVED or request.generate is not None or FLAGS.scene is not None:
+    if name not in derivable() or request.generate is not None or FLAGS.scene is not None:
         raise ValueError(
-            f"--from_image and --mask work for {[*DERIVED]}, without --generate and --scene. "
+            f"--from_image and --mask work for {derivable()}, without --generate and --scene. "
             f"Otherwise give the condition of {name} itself as --image"
         )
-    if (FLAGS.mask is None) != (name != "image_inpainting"):
+    if (FLAGS.mask is None) == any(get_role(role).needs_mask for role in given_roles(name)):
         raise ValueError("--mask is needed to inpaint an ordinary --image, and for nothing else")
     if FLAGS.mask is None:
         return None
@@ -229,11 +235,15 @@ def checked_hole(request: SampleRequest) -> np.ndarray | None:
     return hole
 
 
-def derived(request: SampleRequest, hole: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
-    """The condition made from an ordinary picture, at the size that is generated."""
+def derived(
+    request: SampleRequest, hole: np.ndarray | None, size: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
+    """The conditions made from an ordinary picture, at the size that is generated."""
     if hole is not None:
-        hole = fit(hole.astype(np.uint8), *size, smooth=False) > 0
-    return DERIVED[request.direction](fit(request.images[0], *size), hole)
+        hole = fit(hole.astype(np.uint8), size, nearest=True) > 0
+    image = fit(request.images[0], size)
+    roles = map(get_role, given_roles(request.direction))
+    return tuple(role.derive(image, mask=hole) for role in roles)
 
 
 def write(result: Generated, out: Path) -> list[Path]:
@@ -244,14 +254,16 @@ def write(result: Generated, out: Path) -> list[Path]:
     rows = [[pictures[i, f] for f in frames] for i in range(result.request.count)]
     strip = np.concatenate([np.concatenate(row, axis=1) for row in rows])
     roles = {result.plan.roles[f] for f in frames}
-    files = [_save_picture(out, strip, result, 0, grey=roles == {"depth"})]
+    grey = all(get_role(role).grey for role in roles)
+    files = [_save_picture(out, strip, result, 0, grey=grey)]
     for number, (image, frame) in enumerate(cells):
         role = result.plan.roles[frame]
         file = out
         if len(cells) > 1:
             file = out.with_stem(f"{out.stem}_{number}")
             picture = pictures[image, frame]
-            files.append(_save_picture(file, picture, result, image, grey=role == "depth"))
+            grey = get_role(role).grey
+            files.append(_save_picture(file, picture, result, image, grey=grey))
         depth = result.metric_depth(image, frame)
         if depth is not None:
             with _replacing(file.with_suffix(".npy"), files) as beside:

@@ -68,7 +68,7 @@ def test_jobsets(name):
     (container,) = pods["template"]["spec"]["containers"]
     assert "--exit_when_stopped=75" in container["args"]
     (rule,) = pods["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"] == {"containerName": "train", "operator": "In", "values": [1]}
+    assert rule["onExitCodes"] == {"containerName": "train", "operator": "In", "values": [1, 2]}
 
 
 def test_the_schema_refuses_what_is_not_there():

@@ -15,7 +15,7 @@ from onediff_jax.run.checkpoint import Checkpoints
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import new_state
 from onediff_jax.run.workdir import Workdir
-from onediff_jax.sample import DERIVED, derived, orbit_of, read_picture
+from onediff_jax.sample import derivable, derived, orbit_of, read_picture
 from onediff_jax.sampling.generation import SampleRequest
 from onediff_jax.tasks.cameras import orbit_cameras
 from onediff_jax.tasks.colors import COLORS, hex_code
@@ -139,7 +139,7 @@ CASES = {
     "there is no folder /nowhere": ("depth2image", "good.png", "--out=/nowhere/x.png"),
     "no folder": ("depth2image", "good.png", "--source=/nowhere"),
     "unexpected arguments ['x.png']": ("depth2image", "good.png", "x.png"),
-    "--from_image and --mask work for ['canny2image'": ("depth2image", "good.png", "--from_image"),
+    "--from_image and --mask work for ['deblurring'": ("depth2image", "good.png", "--from_image"),
     "--mask is needed to inpaint": ("image_inpainting", "good.png", "--from_image"),
     "and for nothing else": ("deblurring", "good.png", "--mask=mask.png"),
     "--mask has 40x40 pixels, --image 60x40": (
@@ -205,7 +205,7 @@ def test_pictures_are_upright_and_on_white(tmp_path):
     assert found.min() == 0 and found.max() == 255
 
 
-@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("name", derivable())
 def test_conditions_are_made_from_ordinary_pictures(name):
     picture = np.zeros((60, 90, 3), np.uint8)
     picture[:, 45:] = 255
@@ -213,7 +213,7 @@ def test_conditions_are_made_from_ordinary_pictures(name):
     if name == "image_inpainting":
         hole = np.zeros((60, 90), bool)
         hole[:, 60:] = True
-    made = derived(SampleRequest(name, images=(picture,)), hole, (64, 64))
+    (made,) = derived(SampleRequest(name, images=(picture,)), hole, (64, 64))
     assert made.shape == (64, 64, 3) and made.dtype == np.uint8
     middle = made[32, :, 0].astype(int)
     if name in ("canny2image", "hed2img"):  # an edge where the step is, and only there

@@ -13,15 +13,14 @@ import numpy as np
 
 from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, check_captions
 from onediff_jax.data.sources.labels import check_label, choose_colors
-from onediff_jax.tasks import conditions, draw
+from onediff_jax.tasks.definitions import BUILT_IN
+from onediff_jax.tasks.depth import depth_image
+from onediff_jax.tasks.regions import paint_semantic
+from onediff_jax.tasks.roles import ROLES
 
-# What can be annotated -> the task it gives; captions go to the picture itself.
-KINDS: dict[str, str | None] = {
-    "depth": "depth2image",
-    "segmentation": "semanticmap2image",
-    "caption": None,
-    "hed": "hed2img",
-}
+# Kind of annotation → the role of the frame it finds; captions go to the picture itself.
+ROLE_OF = {role.annotation: role.name for role in ROLES.values() if role.annotation}
+CHOICES = (*ROLE_OF, "caption")
 _PIPELINES = {
     "depth": "depth-estimation",
     "segmentation": "image-segmentation",
@@ -42,12 +41,18 @@ def parse(text: str) -> dict[str, str]:
     models: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         kind, _, model = (side.strip() for side in part.partition("="))
-        if kind not in KINDS:
-            raise ValueError(f"unknown annotation {kind!r}; choose from {list(KINDS)}")
+        if kind not in CHOICES:
+            raise ValueError(f"unknown annotation {kind!r}; choose from {list(CHOICES)}")
         if not model or kind in models:
             raise ValueError(f"{text!r} must name one model for {kind}, as {kind}=MODEL")
         models[kind] = model
     return models
+
+
+def task_of(kind: str) -> str:
+    """The built-in task of a picture and what that kind of annotation finds in it."""
+    frames = ("image", ROLE_OF[kind])
+    return next(task.name for task in BUILT_IN.values() if task.frames == frames)
 
 
 class Annotator:
@@ -71,9 +76,9 @@ class Annotator:
         batch_size: int = 4,
         max_caption_tokens: int = 60,
     ):
-        unknown = [kind for kind in models if kind not in KINDS]
+        unknown = [kind for kind in models if kind not in CHOICES]
         if unknown:
-            raise ValueError(f"unknown annotation {unknown[0]!r}; choose from {list(KINDS)}")
+            raise ValueError(f"unknown annotation {unknown[0]!r}; choose from {list(CHOICES)}")
         if batch_size < 1:
             raise ValueError(f"{batch_size=} must be positive")
         try:
@@ -111,7 +116,7 @@ class Annotator:
         results: list[list[RawExample | BadRecord]] = [[example] for example in examples]
         if "caption" in self._pipes:
             self._caption([result for result in results if not result[0].captions[0]])
-        for kind in ("depth", "segmentation", "hed"):
+        for kind in ROLE_OF:
             if kind in self._pipes:
                 self._conditions(kind, results)
         return results
@@ -159,7 +164,7 @@ class Annotator:
             result.append(
                 dataclasses.replace(
                     example,
-                    task=KINDS[kind],
+                    task=task_of(kind),
                     images=(example.images[0], condition),
                     captions=(example.captions[0], ()),
                     extras=extras,
@@ -224,7 +229,7 @@ def _read_depth(output, example: RawExample, metric: bool) -> tuple[np.ndarray, 
     values = _dense(output, example)
     if metric:
         try:
-            image, norm = conditions.depth_image(values)
+            image, norm = depth_image(values)
         except ValueError as error:
             raise BadData("failed_annotation", f"depth: {error}") from None
         return image, {"depth_norm": dataclasses.asdict(norm)}
@@ -252,7 +257,7 @@ def _read_segments(output, example: RawExample, metric: bool) -> tuple[np.ndarra
     parts: dict[str, Any] = {"regions": tuple((color, name) for name, color in chosen.items())}
     if left_out:
         parts["extras"] = {"labels_left_out": left_out}
-    return draw.paint_semantic(classes, painted), parts
+    return paint_semantic(classes, painted), parts
 
 
 _READERS = {"depth": _read_depth, "segmentation": _read_segments, "hed": _read_edges}

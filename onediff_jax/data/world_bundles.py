@@ -6,9 +6,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.data.world import CLASSES, LIMBS, OrbitCamera, View, World
-from onediff_jax.tasks import cameras, colors, conditions, degrade, draw, prompts
-from onediff_jax.tasks.definitions import TASKS, get_task
+from onediff_jax.data.world import CLASSES, OrbitCamera, View, World
+from onediff_jax.tasks import cameras, colors, prompts
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
+from onediff_jax.tasks.role import Truth
+from onediff_jax.tasks.roles import get_role
+
+# Raise it when the same scene starts to give other frames or another prompt.
+WORLD_VERSION = 2
 
 # The depth range that grey covers, in world units: fixed, so that a generated map is metric.
 # Nothing in a scene is nearer; the floor beyond is clipped.
@@ -25,8 +30,10 @@ class WorldBundles:
       seed, level: of the world.
       first, count: which scenes.
       max_frames: room for identity and multiview bundles, whose length varies.
+      tasks: where the task is looked up.
 
-    Raises ValueError for an unknown task or level, or no room for the task's frames.
+    Raises ValueError for an unknown task or level, no room for the task's frames, or a task with a
+    role that the world does not know.
     """
 
     def __init__(
@@ -39,12 +46,16 @@ class WorldBundles:
         first: int,
         count: int,
         max_frames: int,
+        tasks: TaskSet = BUILT_IN,
     ):
-        self.task = get_task(task)
+        self.task, self._tasks = tasks.task(task), tasks
         if not sizes or max_frames < self.task.min_frames:
             raise ValueError(
                 f"{task} needs a size and {self.task.min_frames} frames: {max_frames=}"
             )
+        unknown = [name for name in self.task.frames if not get_role(name).rendered]
+        if unknown and task not in _OTHERS:
+            raise ValueError(f"the embedded world has no frames of role {unknown[0]!r} ({task})")
         self._world = World(seed=seed, level=level)
         self._seed, self._first, self._count = seed, first, count
         self._sizes = tuple(sizes)
@@ -58,31 +69,30 @@ class WorldBundles:
         if not 0 <= index < self._count:
             raise IndexError(f"scene {index} of {self._count}")
         number = self._first + index
-        rng = np.random.default_rng((self._seed, list(TASKS).index(self.task.name), number))
+        rng = np.random.default_rng((self._seed, self._tasks.names.index(self.task.name), number))
         height, width = self._sizes[rng.integers(len(self._sizes))]
-        if self.task.name in _MAKERS:
-            return _MAKERS[self.task.name](self, number, height, width, rng)
-        return self._restoration_or_condition(number, height, width, rng)
+        if self.task.name in _OTHERS:
+            return _OTHERS[self.task.name](self, number, height, width, rng)
+        return self._with_conditions(number, height, width, rng)
 
     def _bundle(self, frames: list, caption: str, truth: dict[str, Any], **parts) -> Bundle:
-        prompt = prompts.build(self.task.name, caption, **parts)
+        prompt = prompts.build(self.task.name, caption, tasks=self._tasks, **parts)
         return Bundle(self.task.name, prompt, tuple(frames), truth)
 
-    def _restoration_or_condition(self, number, height, width, rng) -> Bundle:
-        """Tasks whose condition is made from one view of one scene."""
-        name = self.task.name
-        scene = self._world.scene(number, figure=True if name == "pose2image" else None)
+    def _with_conditions(self, number, height, width, rng) -> Bundle:
+        """One view of one scene, and what the roles of the other frames make of it."""
+        roles = [get_role(name) for name in self.task.frames]
+        figure = True if "pose" in self.task.frames else None
+        scene = self._world.scene(number, figure=figure)
         view = self._world.render(scene, height, width)
-        truth = {"scene": scene, "view": view}
-        condition, extra, parts = _CONDITIONS[name](view, rng, self._world.level)
+        truth: dict[str, Any] = {"scene": scene, "view": view}
+        chosen = _region_colors(view, rng, self._world.level) if self.task.region_word else {}
+        made = [role.render(_truth(view, chosen), rng) for role in roles]
+        for frame in made:
+            truth |= frame.known
+        regions = next((frame.regions for frame in made if frame.regions), None)
         caption = self._world.caption(scene, rng)
-        return self._bundle([view.image, condition], caption, truth | extra, **parts)
-
-    def _text2image(self, number, height, width, rng) -> Bundle:
-        scene = self._world.scene(number)
-        view = self._world.render(scene, height, width)
-        caption = self._world.caption(scene, rng)
-        return self._bundle([view.image], caption, {"scene": scene, "view": view})
+        return self._bundle([frame.picture for frame in made], caption, truth, regions=regions)
 
     def _editing(self, number, height, width, rng) -> Bundle:
         source = self._world.scene(number)
@@ -118,8 +128,8 @@ class WorldBundles:
         return self._bundle(interleaved, caption, truth)
 
 
-_MAKERS: dict[str, Callable] = {
-    "text2image": WorldBundles._text2image,
+# Tasks with more than one picture of the world.
+_OTHERS: dict[str, Callable] = {
     "image_editing": WorldBundles._editing,
     "faceid": WorldBundles._faceid,
     "subject_driven": WorldBundles._subject,
@@ -137,8 +147,8 @@ def orbit_to_cameras(orbit: list[OrbitCamera]) -> cameras.Cameras:
     )
 
 
-def _labelled(view: View, rng: np.random.Generator, level: str) -> tuple[list[str], dict]:
-    """Labels of the visible things, and a colour for each.
+def _region_colors(view: View, rng: np.random.Generator, level: str) -> dict[str, str]:
+    """A colour for the label of each visible thing.
 
     At level "simple" a class always has the same colour, which a small model learns in minutes;
     otherwise colours are drawn, as in the paper's data, and only the prompt tells them.
@@ -147,70 +157,19 @@ def _labelled(view: View, rng: np.random.Generator, level: str) -> tuple[list[st
     labels = [CLASSES[c] for c in present if CLASSES[c] not in ("sky", "floor")]
     if level == "simple":
         names = list(colors.COLORS)
-        return labels, {label: names[CLASSES.index(label) % len(names)] for label in labels}
-    return labels, colors.assign(labels, rng)
+        return {label: names[CLASSES.index(label) % len(names)] for label in labels}
+    return colors.assign(labels, rng)
 
 
-def _canny(view, rng, level):
-    return conditions.random_canny(view.image, rng), {}, {}
-
-
-def _depth(view, rng, level):
-    image, norm = conditions.depth_image(view.depth, **DEPTH_RANGE)
-    return image, {"depth": view.depth, "depth_norm": norm}, {}
-
-
-def _hed(view, rng, level):
-    return conditions.soft_edges(view.image), {}, {}
-
-
-def _pose(view, rng, level):
-    points = view.keypoints[0] - np.array([0.5, 0.5, 0.0], np.float32)  # centres at whole numbers
-    return draw.draw_pose(*view.image.shape[:2], points, LIMBS), {"keypoints": view.keypoints}, {}
-
-
-def _semantic(view, rng, level):
-    labels, chosen = _labelled(view, rng, level)
-    painted = {CLASSES.index(label): chosen[label] for label in labels}
-    regions = [(chosen[label], label) for label in labels]
-    truth = {"regions": regions, "painted": painted}
-    return draw.paint_semantic(view.classes, painted), truth, {"regions": regions}
-
-
-def _boxes(view, rng, level):
-    _, chosen = _labelled(view, rng, level)
-    boxes = [box for box in view.boxes if box.label in chosen]
-    corners = [(box.x0, box.y0, box.x1, box.y1) for box in boxes]
-    image = draw.paint_boxes(*view.image.shape[:2], corners, [chosen[b.label] for b in boxes])
-    labels = dict.fromkeys(box.label for box in boxes)
-    return image, {"boxes": boxes}, {"regions": [(chosen[label], label) for label in labels]}
-
-
-def _blurred(view, rng, level):
-    """Twice the usual strength: weaker blur hardly shows in pictures of 64 pixels."""
-    if rng.random() < 0.5:
-        return degrade.blur(view.image, rng.uniform(0.07, 0.13)), {}, {}
-    return degrade.motion_blur(view.image, rng.uniform(0.35, 0.6), rng.uniform(0, 180)), {}, {}
-
-
-def _masked(view, rng, level):
-    image, mask = degrade.inpainting(view.image, rng)
-    return image, {"mask": mask}, {}
-
-
-def _low_resolution(view, rng, level):
-    return degrade.downscale(view.image, max(degrade.FACTORS)), {}, {}
-
-
-# Task → (view, rng, level) → condition picture, truth, prompt parts.
-_CONDITIONS: dict[str, Callable] = {
-    "deblurring": _blurred,
-    "image_inpainting": _masked,
-    "super_resolution": _low_resolution,
-    "canny2image": _canny,
-    "depth2image": _depth,
-    "hed2img": _hed,
-    "pose2image": _pose,
-    "semanticmap2image": _semantic,
-    "boundingbox2image": _boxes,
-}
+def _truth(view: View, chosen: dict[str, str]) -> Truth:
+    """What the view knows, for roles to draw."""
+    return Truth(
+        view.image,
+        depth=view.depth,
+        depth_range=(DEPTH_RANGE["near"], DEPTH_RANGE["far"]),
+        classes=view.classes,
+        labels=dict(enumerate(CLASSES)),
+        colors=chosen,
+        boxes=tuple((box.label, (box.x0, box.y0, box.x1, box.y1)) for box in view.boxes),
+        keypoints=view.keypoints[0] if view.keypoints else None,
+    )

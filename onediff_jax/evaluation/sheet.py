@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.codec import LightCodec, to_uint8
 from onediff_jax.evaluation.held_out import Example
-from onediff_jax.tasks.cameras import rays_from_frames
+from onediff_jax.tasks.roles import get_role
 
 CELL = 112  # pixels of a picture's longer side
 _WIDTH, _NARROWEST = 1600, 3 * CELL  # pixels of the sheet; of a card's content
@@ -18,14 +18,10 @@ _GROUPS = (("given", (110, 110, 110)), ("generated", (0, 90, 200)), ("truth", (2
 
 
 def picture(frame: np.ndarray, codec: LightCodec, role: str = "image") -> np.ndarray:
-    """A frame as uint8 (H, W, 3): pixels as they are, latents decoded, rays as colours."""
-    if frame.dtype == np.uint8:
-        return frame
-    if role == "ray":
-        directions = rays_from_frames(frame)[..., :3]
-        small = np.clip((directions + 1) * 127.5, 0, 255).astype(np.uint8)
-        return small.repeat(LightCodec.factor, 0).repeat(LightCodec.factor, 1)
-    return to_uint8(codec.decode(frame))
+    """A frame as uint8 (H, W, 3): pixels as they are, latents decoded, shown as its role is."""
+    if frame.dtype != np.uint8 and role != "ray":
+        frame = to_uint8(codec.decode(frame))
+    return get_role(role).show(frame)
 
 
 def example_row(

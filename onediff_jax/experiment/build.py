@@ -22,7 +22,7 @@ from onediff_jax.data.pipeline import (
 )
 from onediff_jax.data.prepared.dataset import PreparedData
 from onediff_jax.data.rows import RowPacker
-from onediff_jax.data.world_bundles import WorldBundles
+from onediff_jax.data.world_bundles import WORLD_VERSION, WorldBundles
 from onediff_jax.experiment.checks import check_config, check_entry
 from onediff_jax.experiment.inputs import make_inputs
 from onediff_jax.experiment.schema import BY_PATH, section_fields
@@ -95,6 +95,8 @@ class Experiment:
         data, text = (_of_stream(config, section) for section in ("data", "text"))
         if self.prepared is not None:
             data |= {"folders": self.prepared.fields(), "encoder": "as in the folders"}
+        else:
+            data |= {"world_version": WORLD_VERSION}
         return stream_fields(
             self.layout,
             {

@@ -501,6 +501,12 @@ def field_of(path: str) -> Field | None:
     return parent if parent is not None and parent.kind == "weights" else None
 
 
+def is_free(path: str) -> bool:
+    """Whether a field may differ between two starts of one run."""
+    field = field_of(path)
+    return field is not None and field.free
+
+
 def table() -> str:
     """The text of docs/settings.md."""
     lines = [

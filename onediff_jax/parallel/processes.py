@@ -17,6 +17,7 @@ from jax._src import distributed  # its key-value store needs no devices; there 
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from onediff_jax import exits
 from onediff_jax.parallel.cluster import Cluster
 from onediff_jax.run.workdir import differences
 
@@ -30,7 +31,7 @@ _CALLS = itertools.count()  # all processes make the same calls in the same orde
 def start(cluster: Cluster) -> None:
     """Meets the other processes; before anything else asks jax for devices.
 
-    Ends the process with a message and exit code 1 when they have not met in time.
+    Ends the process with a message and exit code 76 when they have not met in time.
     Raises ValueError when the coordinator's address cannot be used.
     """
     # jax itself would abort with a stack trace of C++ when the time is over.
@@ -69,7 +70,7 @@ def _end_late(cluster: Cluster) -> None:
     else:
         said = f"coordinator {address} did not answer within {seconds} s"
     print(f"error: {said} (ONEDIFF_TIMEOUT)", file=sys.stderr, flush=True)
-    os._exit(1)  # the main thread waits in C++
+    os._exit(exits.LOST.code)  # the main thread waits in C++
 
 
 def _answers(address: str) -> bool:

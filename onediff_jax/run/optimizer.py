@@ -1,5 +1,7 @@
 """AdamW with warm-up, a choice of schedules, clipping, a weight-decay mask; the EMA's warm-up."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -63,6 +65,22 @@ def make_optimizer(
         ),
     )
     return tx, schedule
+
+
+def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
+    """The optimizer's state with its schedule at `step`.
+
+    Optax counts the updates that were made; a step that was left out would hold the schedule back,
+    and the rate in use would not be the one that is logged.
+    """
+
+    def scheduled(state: Any) -> bool:
+        return isinstance(state, optax.ScaleByScheduleState)
+
+    def one(state: Any) -> Any:
+        return state._replace(count=step) if scheduled(state) else state
+
+    return jax.tree.map(one, opt_state, is_leaf=scheduled)
 
 
 def ema_decay(step: jax.Array, max_decay: float, power: float) -> jax.Array:

@@ -19,40 +19,46 @@ from onediff_jax.flow.times import sample_sigmas
 from onediff_jax.models.lora import join
 from onediff_jax.parallel.mesh import row_shardings
 from onediff_jax.parallel.sharding import on_mesh, state_shardings
-from onediff_jax.run.optimizer import ema_decay
+from onediff_jax.run.optimizer import at_step, ema_decay
 from onediff_jax.run.state import TrainState, new_state
-from onediff_jax.tasks.definitions import TASKS
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
 
 
-def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment) -> tuple:
+def flow_loss(
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    experiment: Experiment,
+    tokens: jax.Array | None = None,
+) -> tuple[jax.Array, Sums]:
     """Flow-matching loss of packed rows with a noise level per frame (paper, section 3.1).
 
     Frames of a bundle marked `clean` that its direction does not generate are given as data; the
     network is told a small σ, as in sampling, and they carry no loss. All other frames have
     independent σ. Pictures weigh the same, ray maps flow.ray_weight.
 
+    Args:
+      tokens: the weighted tokens that the sum is divided by, where these rows are a part of a
+        larger batch; None: those of these rows.
+
     Returns:
-      Mean squared error of the velocity over the weighted tokens, and sums per task:
-      task_loss (tasks,), task_tokens (tasks,), and the valid and present tokens.
+      The squared error of the velocity, its sum over the weighted tokens divided by `tokens`, and
+      sums: task_loss and task_tokens per task (tasks,), slot_loss and slot_tokens per slot of every
+      row (rows, slots), and the numbers of valid and of all tokens.
     """
     layout = experiment.layout
     rows = batch["tokens"].shape[0]
     noise_key, time_key, given_key = jax.random.split(key, 3)
     noise = jax.random.normal(noise_key, batch["tokens"].shape)
-    rays = ray_frames(layout)
-    sigma = sample_sigmas(time_key, (rows, layout.frames), experiment.times, rays)
-    given = ~batch["generate"] & batch["clean"][:, layout.frame_slot]
+    sigma = sample_sigmas(time_key, (rows, layout.frames), experiment.times, ray_frames(layout))
+    given = given_frames(batch, layout)
     small = jax.random.uniform(
         given_key, sigma.shape, maxval=experiment.config.flow.condition_sigma
     )
-
-    def to_chunks(a):
-        return a[:, layout.chunk_frame][..., None]
-
-    x = add_noise(batch["tokens"], noise, to_chunks(jnp.where(given, 0.0, sigma))[..., None])
+    told = jnp.where(given, 0.0, sigma)[:, layout.chunk_frame][..., None, None]
+    x = add_noise(batch["tokens"], noise, told)
     model = nnx.merge(experiment.graphdef, params)
     predicted = model.rows(
         x,
@@ -64,18 +70,40 @@ def flow_loss(params: Any, batch: Batch, key: jax.Array, experiment: Experiment)
         token_mask=batch["token_mask"],
     )
     error = jnp.square(predicted - velocity(batch["tokens"], noise)).mean(-1)  # (r, c, t)
-    weight = (batch["token_mask"] & ~to_chunks(given)).astype(jnp.float32)
-    ray_weight = experiment.config.flow.ray_weight
-    weight *= np.where(rays, np.float32(ray_weight), 1)[layout.chunk_frame][:, None]
-    loss = (error * weight).sum() / jnp.maximum(weight.sum(), 1.0)
-    of_task = jax.nn.one_hot(batch["task"][:, layout.chunk_slot], len(TASK_NAMES))
-    sums = {
-        "task_loss": jnp.einsum("rc,rck->k", (error * weight).sum(-1), of_task),
-        "task_tokens": jnp.einsum("rc,rck->k", weight.sum(-1), of_task),
+    weight = token_weights(batch, experiment)
+    tokens = weight.sum() if tokens is None else tokens
+    loss = (error * weight).sum() / jnp.where(tokens > 0, tokens, 1.0)
+    return loss, _sums(error * weight, weight, batch, layout)
+
+
+def _sums(error: jax.Array, weight: jax.Array, batch: Batch, layout: RowLayout) -> Sums:
+    """What `flow_loss` sums, of weighted errors and weights (r, c, t)."""
+    of_slot = jax.nn.one_hot(layout.chunk_slot, len(layout.slots))  # (c, s)
+    slot_loss, slot_tokens = error.sum(-1) @ of_slot, weight.sum(-1) @ of_slot
+    of_task = jax.nn.one_hot(batch["task"], len(TASK_NAMES))
+    return {
+        "task_loss": jnp.einsum("rs,rsk->k", slot_loss, of_task),
+        "task_tokens": jnp.einsum("rs,rsk->k", slot_tokens, of_task),
+        "slot_loss": slot_loss,
+        "slot_tokens": slot_tokens,
         "valid_tokens": batch["token_mask"].sum().astype(jnp.float32),
         "all_tokens": jnp.float32(batch["token_mask"].size),
     }
-    return loss, sums
+
+
+def given_frames(batch: Batch, layout: RowLayout) -> jax.Array:
+    """Which frames are given clean, (r, f) bool."""
+    return ~batch["generate"] & batch["clean"][:, layout.frame_slot]
+
+
+def token_weights(batch: Batch, experiment: Experiment) -> jax.Array:
+    """What every token counts in the loss, (r, c, t) float32; 0 for padding and given frames."""
+    layout = experiment.layout
+    given = given_frames(batch, layout)[:, layout.chunk_frame][..., None]
+    ray_weight = np.float32(experiment.config.flow.ray_weight)
+    of_frame = np.where(ray_frames(layout), ray_weight, np.float32(1))
+    carries = (batch["token_mask"] & ~given).astype(jnp.float32)
+    return carries * of_frame[layout.chunk_frame][:, None]
 
 
 def ray_frames(layout: RowLayout) -> np.ndarray:
@@ -86,8 +114,8 @@ def ray_frames(layout: RowLayout) -> np.ndarray:
     """
     found = []
     for slot in layout.slots:
-        roles = TASKS["multiview"].frames if slot.group == "multiview" else ("image",)
-        found += [roles[frame % len(roles)] == "ray" for frame in range(slot.frames)]
+        rays = slot.group == "multiview"  # whose every other frame is one
+        found += [rays and frame % 2 == 1 for frame in range(slot.frames)]
     return np.array(found)
 
 
@@ -97,46 +125,50 @@ def make_train_step(
     """The step as a pure function; randomness is fold_in(config.seed, step).
 
     `frozen` are parameters that are not trained, beside state.params; None when all are. With
-    `train.accumulate` = n the batch is split in n parts whose gradients are averaged. A step
-    whose gradient is not finite changes nothing but the counters.
+    `train.accumulate` = n the batch goes through in n parts: the gradient is that of the mean over
+    the weighted tokens of all of them. A step whose gradient is not finite changes nothing but the
+    counters; state.step alone drives the schedule.
     """
     config: ConfigDict = experiment.config
     parts = config.train.accumulate
 
-    def loss_fn(params, frozen, batch, key):
-        return flow_loss(join(params, frozen), batch, key, experiment)
+    def loss_fn(params, frozen, batch, key, tokens):
+        return flow_loss(join(params, frozen), batch, key, experiment, tokens)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def gradients(params, frozen, batch, key):
         if parts == 1:
-            (loss, sums), grads = grad_fn(params, frozen, batch, key)
+            (loss, sums), grads = grad_fn(params, frozen, batch, key, None)
             return loss, sums, grads
+        tokens = token_weights(batch, experiment).sum()
+
+        def of_part(number, rows):
+            (loss, sums), grads = grad_fn(
+                params, frozen, rows, jax.random.fold_in(key, number), tokens
+            )
+            per_slot = {name: sums.pop(name) for name in ("slot_loss", "slot_tokens")}
+            return (loss, sums, grads), per_slot
 
         def one(carry, part):
-            number, rows = part
-            (loss, sums), grads = grad_fn(params, frozen, rows, jax.random.fold_in(key, number))
-            return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
+            added, per_slot = of_part(*part)
+            return jax.tree.map(jnp.add, carry, added), per_slot
 
         # Every device's rows are dealt out to all parts: no part moves between devices.
         split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
-        shapes = jax.eval_shape(
-            lambda rows: one_shape(params, frozen, rows, key), jax.tree.map(lambda a: a[0], split)
-        )
+        numbered = (jnp.arange(parts), split)
+        shapes, _ = jax.eval_shape(of_part, *jax.tree.map(lambda a: a[0], numbered))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (loss, sums, grads), _ = jax.lax.scan(one, zeros, (jnp.arange(parts), split))
-        return loss / parts, sums, jax.tree.map(lambda g: g / parts, grads)
-
-    def one_shape(params, frozen, rows, key):
-        (loss, sums), grads = grad_fn(params, frozen, rows, key)
-        return loss, sums, grads
+        (loss, sums, grads), per_slot = jax.lax.scan(one, zeros, numbered)
+        whole = {k: v.swapaxes(0, 1).reshape(-1, v.shape[-1]) for k, v in per_slot.items()}
+        return loss, sums | whole, grads
 
     def step(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         loss, sums, grads = gradients(state.params, frozen, batch, key)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(loss)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(grads, at_step(state.opt_state, state.step), state.params)
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, config.ema.max_decay, config.ema.power)
         ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
@@ -148,7 +180,7 @@ def make_train_step(
             step=state.step + 1,
             params=keep(params, state.params),
             ema=keep(ema, state.ema),
-            opt_state=keep(opt_state, state.opt_state),
+            opt_state=at_step(keep(opt_state, state.opt_state), state.step + 1),
             skipped=state.skipped + ~good,
             skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
         )

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import os
 import platform
 import time
 from importlib import metadata
@@ -13,7 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from onediff_jax.experiment.checks import upgrade
-from onediff_jax.experiment.schema import field_of
+from onediff_jax.experiment.schema import is_free
+from onediff_jax.files import FileError, read_json, write_json
 
 
 class WorkdirError(ValueError):
@@ -61,8 +61,8 @@ class Workdir:
         if file.exists():
             differ = [
                 f"{name}: {old!r} in the workdir, {new!r} now"
-                for name, old, new in differences(upgrade(read_json(file), file), upgrade(ours, ""))
-                if not field_of(name).free
+                for name, old, new in differences(upgrade(_read(file), file), upgrade(ours, ""))
+                if not is_free(name)
             ]
             if differ:
                 raise WorkdirError(
@@ -78,7 +78,7 @@ class Workdir:
         file = self.path / "started.json"
         if not file.exists():
             write_json(file, {"unix_time": time.time()})
-        return read_json(file)["unix_time"]
+        return _read(file)["unix_time"]
 
     def release(self) -> None:
         """Lets another process have the folder."""
@@ -157,19 +157,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_json(file: Path) -> Any:
-    """Raises WorkdirError when the file is not JSON."""
+def _read(file: Any) -> Any:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{file} cannot be read: {error}") from error
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    beside.replace(file)
+        return read_json(file)
+    except FileError as error:
+        raise WorkdirError(str(error)) from error
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
@@ -183,4 +175,4 @@ def load_config(workdir: str | Path) -> ConfigDict:
     file = run_folder(workdir) / "config.json"
     if not file.exists():
         raise WorkdirError(f"{workdir} holds no config.json: not a workdir of a run")
-    return ConfigDict(upgrade(read_json(file), file))
+    return ConfigDict(upgrade(_read(file), file))

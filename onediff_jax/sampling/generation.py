@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from onediff_jax.tasks import cameras as cams
-from onediff_jax.tasks import conditions, prompts
+from onediff_jax.tasks import prompts
 from onediff_jax.tasks.definitions import Task, find_direction, mask_generating
+from onediff_jax.tasks.depth import Normalisation
+from onediff_jax.tasks.pictures import fit
+from onediff_jax.tasks.roles import get_role
 
 if TYPE_CHECKING:
     from onediff_jax.experiment.build import Experiment
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 UNIT = 16  # pixels per token side: 8 per latent, 2 latents per token
 FOCAL = 1.3887  # of cameras whose focal length is not told, in units of the smaller image side
-_NEEDS_PROMPT = ("text2image", "text2multiview", "image_editing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +100,9 @@ def _frames(request: SampleRequest, task: Task) -> tuple[tuple[str, ...], tuple[
     """How many frames there are, their roles, and which are generated."""
     name, images = request.direction, len(request.images)
     chosen = request.generate
-    if task.min_frames == task.max_frames and task.group != "identity":
+    if task.min_frames == task.max_frames:
         count = task.min_frames
-    elif task.group == "identity":
+    elif not task.rays:
         count = images + (1 if chosen is None else len(set(chosen)))
         if count < task.min_frames:
             raise ValueError(f"{name} needs {task.min_frames - 1} or more images; got {images}")
@@ -141,7 +142,7 @@ def _check_given(request: SampleRequest, task: Task, roles, mask) -> None:
         raise ValueError(f"{len(request.images)} images were given, but {name} {need}")
     if request.cameras is None and any(role == "ray" for _, role in given):
         raise ValueError(f"{name} needs the cameras (azimuths) of all views")
-    if request.cameras is not None and task.group != "multiview":
+    if request.cameras is not None and not task.rays:
         raise ValueError(f"{name} has no cameras (azimuths, elevations, distances)")
 
 
@@ -156,7 +157,7 @@ def _prompt(request: SampleRequest, task: Task) -> str:
             raise ValueError(f"{text!r} is whole: give no regions, item or source prompts with it")
         prompts.parse_regions(rest)
         return text
-    if not text and request.direction in _NEEDS_PROMPT:
+    if not text and task.needs_prompt(request.direction):
         raise ValueError(f"{request.direction} needs a prompt")
     sources = list(request.sources)
     if task.group == "identity":
@@ -220,7 +221,7 @@ class Generated:
     plan: Plan
     latents: np.ndarray
     codec: object
-    depth: conditions.Normalisation | None
+    depth: Normalisation | None
     guidance: float
     notes: tuple[str, ...]
 
@@ -235,7 +236,7 @@ class Generated:
         if self.depth is None or self.plan.roles[frame] != "depth":
             return None
         values = (self.codec.decode(self.latents[image, frame]) + 1) * 127.5
-        return conditions.depth_from_image(np.asarray(values), self.depth)
+        return get_role("depth").read(np.asarray(values), {"depth_norm": self.depth})
 
     def cameras(self, image: int) -> cams.Cameras:
         """The cameras of all views, read off the ray frames, relative to the first."""
@@ -314,28 +315,17 @@ def _given_latents(request: SampleRequest, plan: Plan, size: tuple[int, int], co
         if role == "ray" and not wanted:
             rays = cams.rays_from_cameras(request.cameras[index // 2], zeros.shape[:2])
             latents[index] = cams.ray_frames(rays)[0]
-        elif not wanted:  # colours of classes must not mix
-            latents[index] = codec.encode(fit(next(images), *size, smooth=role != "semanticmap"))
+        elif not wanted:
+            latents[index] = codec.encode(fit(next(images), size, nearest=get_role(role).nearest))
     return np.stack(latents).astype(np.float32)
 
 
-def fit(image: np.ndarray, height: int, width: int, *, smooth: bool = True) -> np.ndarray:
-    """A picture cropped about its centre to the wanted shape, and resized."""
-    have_height, have_width = image.shape[:2]
-    scale = min(have_height / height, have_width / width)
-    right, bottom = (have_width + scale * width) / 2, (have_height + scale * height) / 2
-    right, bottom = min(right, have_width), min(bottom, have_height)  # against rounding
-    box = (have_width - right, have_height - bottom, right, bottom)
-    resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(image).resize((width, height), resampling, box=box))
-
-
-def _depth_range(experiment) -> conditions.Normalisation | None:
+def _depth_range(experiment) -> Normalisation | None:
     from onediff_jax.data.world_bundles import DEPTH_RANGE
 
     if experiment.config.data.name != "world":
         return None
-    return conditions.Normalisation(**DEPTH_RANGE)
+    return Normalisation(**DEPTH_RANGE)
 
 
 def _notes(experiment, plan: Plan, full: bool):

@@ -1,1 +1,4 @@
-"""What each task is: its frames, prompts, condition images, cameras and rays (numpy, scipy)."""
+"""What each task is: its frames and their roles, prompts, cameras and rays.
+
+numpy, OpenCV and Pillow only.
+"""

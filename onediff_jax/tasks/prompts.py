@@ -14,43 +14,48 @@ The spelling is what the released weights were trained on.
 import re
 
 from onediff_jax.tasks import colors
-from onediff_jax.tasks.definitions import TASKS, get_task
-
-# Task -> the word that follows the colour.
-REGION_WORDS = {"semanticmap2image": "mask", "boundingbox2image": "boundingbox"}
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 _TOKEN = re.compile(r"\[\[(\w+)\]\]\s*")
 _REGION = re.compile(r"<(#[0-9A-Fa-f]{6}) (\w+) (mask|boundingbox): ([^<>]*)>")
 
 
-def build(task: str, caption: str = "", *, regions=None, item=None, sources=None) -> str:
+def build(
+    task: str,
+    caption: str = "",
+    *,
+    regions=None,
+    item=None,
+    sources=None,
+    tasks: TaskSet = BUILT_IN,
+) -> str:
     """The prompt of any task.
 
     Args:
       task: the task's name.
       caption: of the target image, or the instruction of image_editing; may be empty.
-      regions: (colour name, label) pairs; semanticmap2image and boundingbox2image only.
+      regions: (colour name, label) pairs; tasks with a class map or boxes only.
       item: what the subject is; subject_driven only, where it is required.
       sources: captions of the source images, each may be empty; faceid and subject_driven only.
+      tasks: where the task is looked up.
 
     Raises:
       ValueError: an unknown task or colour (lists the choices), a part the task does not have, or
         one it needs and lacks.
     """
-    definition = get_task(task)
+    definition = tasks.task(task)
     identity = definition.group == "identity"
-    if regions and task not in REGION_WORDS:
-        raise ValueError(f"{task} has no regions; tasks that do: {list(REGION_WORDS)}")
-    if item is not None and task != "subject_driven":
-        raise ValueError(f"{item=} belongs to subject_driven, not to {task}")
+    if item is not None and not definition.item:
+        choices = [t.name for t in tasks.values() if t.item]
+        raise ValueError(f"{item=} belongs to {', '.join(choices)}, not to {task}")
     if sources and not identity:
-        choices = [t.name for t in TASKS.values() if t.group == "identity"]
+        choices = [t.name for t in tasks.values() if t.group == "identity"]
         raise ValueError(f"{task} has no sources; tasks that do: {choices}")
     parts = [definition.token]
-    parts += [format_region(task, color, label) for color, label in regions or ()]
-    if task == "subject_driven":
+    parts += [format_region(task, color, label, tasks) for color, label in regions or ()]
+    if definition.item:
         if not item:
-            raise ValueError("subject_driven needs item, the name of the subject")
+            raise ValueError(f"{task} needs item, the name of the subject")
         parts.append(f"<item: {item}>")
     if identity and (caption or sources):
         for index, text in enumerate([caption, *(sources or ())]):
@@ -60,17 +65,19 @@ def build(task: str, caption: str = "", *, regions=None, item=None, sources=None
     return " ".join(part for part in parts if part)
 
 
-def format_region(task: str, color: str, label: str) -> str:
+def format_region(task: str, color: str, label: str, tasks: TaskSet = BUILT_IN) -> str:
     """One region, e.g. "<#00FFFF cyan mask: sheep>".
 
     Raises:
       ValueError: a task without regions, an unknown colour, or a label that is empty or has < or >.
     """
-    if task not in REGION_WORDS:
-        raise ValueError(f"{task} has no regions; tasks that do: {list(REGION_WORDS)}")
+    word = tasks.task(task).region_word
+    if word is None:
+        choices = [t.name for t in tasks.values() if t.region_word]
+        raise ValueError(f"{task} has no regions; tasks that do: {choices}")
     if not label.strip() or set("<>") & set(label):
         raise ValueError(f"{label=} must not be empty nor contain '<' or '>'")
-    return f"<{colors.hex_code(color)} {color} {REGION_WORDS[task]}: {label.strip()}>"
+    return f"<{colors.hex_code(color)} {color} {word}: {label.strip()}>"
 
 
 def parse_regions(prompt: str) -> list[tuple[str, str]]:
@@ -87,7 +94,7 @@ def parse_regions(prompt: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def split_token(prompt: str) -> tuple[str, str]:
+def split_token(prompt: str, tasks: TaskSet = BUILT_IN) -> tuple[str, str]:
     """(task name, the rest of the prompt).
 
     Raises:
@@ -95,5 +102,5 @@ def split_token(prompt: str) -> tuple[str, str]:
     """
     match = _TOKEN.match(prompt)
     if not match:
-        raise ValueError(f"{prompt=} must start with a token such as [[{next(iter(TASKS))}]]")
-    return get_task(match[1]).name, prompt[match.end() :]
+        raise ValueError(f"{prompt=} must start with a token such as [[{next(iter(tasks))}]]")
+    return tasks.task(match[1]).name, prompt[match.end() :]

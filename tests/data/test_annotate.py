@@ -11,7 +11,7 @@ from onediff_jax.data import annotate
 from onediff_jax.data.annotate import Annotator
 from onediff_jax.data.sources import BadRecord, RawExample
 from onediff_jax.tasks import colors
-from onediff_jax.tasks.conditions import Normalisation, depth_from_image
+from onediff_jax.tasks.depth import Normalisation, depth_from_image
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from onediff_jax.run.optimizer import decay_mask, ema_decay, learning_rate, make_optimizer
+from onediff_jax.run.optimizer import at_step, decay_mask, ema_decay, learning_rate, make_optimizer
 
 PARAMS = {
     "linear": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
@@ -76,6 +76,18 @@ def test_gradients_are_clipped():
     updates, _ = tx.update(gradient, tx.init(params), params)
     clipped = np.array([0.6, 0.8, 0, 0])
     np.testing.assert_allclose(updates["kernel"], -0.1 * clipped / (clipped + 1), rtol=1e-5)
+
+
+def test_the_step_sets_the_schedule():
+    """Also where fewer updates were made than steps; all else of the state stays."""
+    tx, schedule = make_optimizer(settings(schedule="linear", warmup_steps=0, b1=0.0, b2=0.0), 100)
+    params = {"kernel": jnp.zeros(1)}
+    state = tx.init(params)
+    moved = at_step(state, jnp.int32(60))
+    assert jax.tree.structure(moved) == jax.tree.structure(state)
+    updates, _ = tx.update({"kernel": jnp.ones(1)}, moved, params)
+    np.testing.assert_allclose(updates["kernel"], -schedule(60), rtol=1e-5)
+    assert schedule(60) < 0.5 * schedule(0)
 
 
 def test_ema_decay_warms_up():

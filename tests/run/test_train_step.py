@@ -12,7 +12,7 @@ from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.experiment.build import make_experiment
 from onediff_jax.flow.times import sample_sigmas
-from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.optimizer import at_step, make_optimizer
 from onediff_jax.run.state import new_state
 from onediff_jax.run.train_step import flow_loss, make_eval_step, make_train_step, ray_frames
 from tests.experiments import batches, experiment, random_params, shrunken
@@ -121,9 +121,16 @@ def test_padding_is_ignored():
         np.testing.assert_allclose(found[name], want[name], rtol=1e-5, err_msg=name)
 
 
+def counts(opt_state) -> list:
+    """Where the schedules of an optimizer's state are."""
+    states = jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, optax.ScaleByScheduleState))
+    return [s.count for s in states if isinstance(s, optax.ScaleByScheduleState)]
+
+
 def test_steps():
     """A good step, a bad one, a good one."""
     tx, step = parts()
+    schedule = make_optimizer(experiment().config.optim, experiment().config.train.steps)[1]
     good = batches()[0]
     bad = {**good, "tokens": np.where(np.arange(64) == 5, np.inf, good["tokens"])}
     start = new_state(random_params(), tx)
@@ -144,14 +151,18 @@ def test_steps():
     assert [int(v) for v in (second.step, second.skipped, second.skipped_in_a_row)] == [2, 1, 1]
     for name in ("params", "ema", "opt_state"):
         pairs = zip(
-            jax.tree.leaves(getattr(second, name)),
-            jax.tree.leaves(getattr(first, name)),
+            jax.tree.leaves(at_step(getattr(second, name), 0)),
+            jax.tree.leaves(at_step(getattr(first, name), 0)),
             strict=True,
         )
         for new, old in pairs:
             np.testing.assert_array_equal(new, old)
 
+    # The step that was left out counts: state.step alone drives the schedule.
+    assert [int(n) for n in counts(second.opt_state)] == [2]
     third, metrics = step(second, good)
+    assert metrics["learning_rate"] == pytest.approx(float(schedule(2)))
+    assert [int(n) for n in counts(third.opt_state)] == [3]
     assert [int(v) for v in (third.step, third.skipped, third.skipped_in_a_row)] == [3, 1, 0]
     assert metrics["ema_decay"] == pytest.approx(1 - 3 ** (-2 / 3))
     old, new = second.ema["x_embedder"]["kernel"], third.params["x_embedder"]["kernel"]
@@ -166,8 +177,8 @@ def test_steps():
     assert float(later["loss"]) != float(step(start, good)[1]["loss"])
 
 
-def test_accumulation_averages_its_parts():
-    """4 rows in 2 parts: the mean of the losses and gradients of the parts."""
+def test_accumulation_is_one_mean_over_all_tokens():
+    """4 rows in 2 parts, of which one has far fewer tokens: what the whole batch would give."""
     changes = {f"data__tasks__{name}": 0.0 for name in ("depth2image", "image_inpainting")}
     rows = (("t2i", 1, 1, 4), ("identity", 1, 3, 4))
     changes |= {"rows": rows, "model__depth": 1, "data__tasks__multiview": 0.0}
@@ -176,6 +187,7 @@ def test_accumulation_averages_its_parts():
     row = next(stream)
     stream.close()
     assert row["tokens"].shape[0] == 4
+    row["token_mask"][1::2, 1:] = False  # part 1 keeps the first picture of its rows alone
     tx, step = parts(made)
     params = jax.tree.map(lambda a: a + 0.05, jax.jit(made.init_params)())
     metrics = step(new_state(params, tx), row)[1]
@@ -187,9 +199,23 @@ def test_accumulation_averages_its_parts():
         half = {k: v[part::2] for k, v in row.items()}
         found.append(grad(params, half, jax.random.fold_in(key, part)))
     ((one, sums_one), grads_one), ((two, sums_two), grads_two) = found
-    assert float(one) != float(two)
-    np.testing.assert_allclose(metrics["loss"], (one + two) / 2, rtol=1e-5)
-    norm = optax.tree.norm(jax.tree.map(lambda a, b: (a + b) / 2, grads_one, grads_two))
-    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
-    for name in sums_one:
+    tokens = [float(sums["task_tokens"].sum()) for sums in (sums_one, sums_two)]
+    assert tokens[0] >= 2 * tokens[1] > 0
+    share = [n / sum(tokens) for n in tokens]
+    np.testing.assert_allclose(metrics["loss"], share[0] * one + share[1] * two, rtol=1e-5)
+    mean = jax.tree.map(lambda a, b: share[0] * a + share[1] * b, grads_one, grads_two)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(mean), rtol=1e-4)
+    for name in ("task_loss", "task_tokens", "valid_tokens", "all_tokens"):
         np.testing.assert_allclose(metrics[name], sums_one[name] + sums_two[name], rtol=1e-5)
+    for name in ("slot_loss", "slot_tokens"):  # of every row, in the order of the rows
+        np.testing.assert_allclose(metrics[name][0::2], sums_one[name], rtol=1e-5)
+        np.testing.assert_allclose(metrics[name][1::2], sums_two[name], rtol=1e-5)
+
+
+def test_sums_per_slot():
+    """They add up to those per task, each slot's under the task of its bundle."""
+    found, row = evaluate()(random_params(), batches()[0], KEY), batches()[0]
+    for of_slot, of_task in (("slot_loss", "task_loss"), ("slot_tokens", "task_tokens")):
+        want = np.zeros(len(TASK_NAMES))
+        np.add.at(want, row["task"], found[of_slot])
+        np.testing.assert_allclose(found[of_task], want, rtol=1e-5)

@@ -18,7 +18,6 @@ from onediff_jax.run.workdir import (
     differences,
     fingerprint,
     load_config,
-    write_json,
 )
 
 CONFIG = {
@@ -113,15 +112,6 @@ def test_differences():
     old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}
     assert differences(old, new) == [("a.c", 2, 4), ("d", 3, None), ("e", None, 5)]
     assert differences(old, old) == []
-
-
-def test_files_are_written_whole(tmp_path):
-    file = tmp_path / "x.json"
-    write_json(file, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(file, {"a": object()})
-    assert json.loads(file.read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from onediff_jax.experiment.build import make_experiment
 from onediff_jax.flow import denoise
 from onediff_jax.sampling.generation import (
     SampleRequest,
-    fit,
     generate,
     make_plan,
     request_of_scene,
@@ -22,8 +21,8 @@ from onediff_jax.sampling.generation import (
 from onediff_jax.sampling.row_sampler import Request, RowSampler
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.cameras import orbit_cameras, pose_errors, ray_frames, rays_from_cameras
-from onediff_jax.tasks.conditions import depth_image
 from onediff_jax.tasks.definitions import all_directions, get_task
+from onediff_jax.tasks.depth import depth_image
 
 GREY = np.full((40, 40, 3), 128, np.uint8)
 TWO = orbit_cameras([0, 30], 20, 1.7)
@@ -243,17 +242,6 @@ def test_sizes_are_the_trained_ones(source):
     assert trained_size(experiment, task, []) == (64, 64)
     request = SampleRequest("image2depth", images=(GREY,), size=(32, 96), steps=1)
     assert generate(source, request).picture(0, 1).shape == (32, 96, 3)
-
-
-@pytest.mark.parametrize("height, width", [(16, 16), (32, 64), (48, 16), (7, 13)])
-def test_fit_keeps_the_centre(height, width):
-    image = np.zeros((30, 50, 3), np.uint8)
-    image[:, 24:26], image[14:16] = 255, 255  # a cross in the middle
-    out = fit(image, height, width)
-    assert out.shape == (height, width, 3)
-    np.testing.assert_allclose(out, out[::-1, ::-1], atol=1)
-    assert set(np.unique(fit(image, height, width, smooth=False))) <= {0, 255}
-    np.testing.assert_array_equal(fit(image, 30, 50), image)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -44,7 +44,7 @@ def test_build(args, kwargs, expected):
 
 def test_regions_round_trip():
     regions = [("cyan", "sheep"), ("orchid", "a tree, far away"), ("navy", "sky")]
-    for task in prompts.REGION_WORDS:
+    for task in ("semanticmap2image", "boundingbox2image"):
         assert prompts.parse_regions(prompts.build(task, "caption", regions=regions)) == regions
     assert prompts.parse_regions("[[depth2image]] a <b> c") == []
     assert prompts.parse_regions("<#00ffff Cyan mask: dog>") == [("cyan", "dog")]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onediff_jax.data.annotate import KINDS, Annotator
+from onediff_jax.data.annotate import CHOICES, Annotator
 from onediff_jax.data.prepared.plan import version, weights_hash
 from onediff_jax.data.sources.base import BadRecord, RawExample, Source
 
@@ -27,8 +27,8 @@ class AnnotatedSource:
     """
 
     def __init__(self, source: Source, models: dict[str, str], **options):
-        if not models or set(models) - set(KINDS):
-            raise ValueError(f"{models=} must name a model for some of {list(KINDS)}")
+        if not models or set(models) - set(CHOICES):
+            raise ValueError(f"{models=} must name a model for some of {list(CHOICES)}")
         self._source, self._models, self._options = source, dict(models), options
         self._annotator: Annotator | None = None
         self._lock = threading.Lock()

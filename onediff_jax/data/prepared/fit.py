@@ -2,30 +2,17 @@
 from the picture alone. Pure functions: the same example always gives the same pictures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from onediff_jax.data.buckets import ASPECTS, bucket_size, nearest_aspect
 from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.sources.base import RawExample, rng_for
-from onediff_jax.tasks import conditions, degrade
 from onediff_jax.tasks.cameras import Cameras
-from onediff_jax.tasks.definitions import get_task
-
-# Task whose condition is made from the picture itself → what makes it: (picture, generator) →
-# condition, uint8 (H, W, 3) both. They see the picture at its training size: every length is
-# relative to the smaller side, but resizing afterwards would blur sharp lines.
-MAKERS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "deblurring": degrade.random_blur,
-    "image_inpainting": lambda image, rng: degrade.inpainting(image, rng)[0],
-    "super_resolution": degrade.random_downscale,
-    "canny2image": conditions.random_canny,
-    "hed2img": lambda image, rng: conditions.soft_edges(image),
-}
-# Pictures whose colours stand for something: mixing two colours would make a third.
-_NEAREST = ("semanticmap", "boundingbox")
+from onediff_jax.tasks.definitions import Task, get_task
+from onediff_jax.tasks.pictures import centre_crop, resize
+from onediff_jax.tasks.roles import get_role
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +23,7 @@ class Fitting:
       tasks: to keep or to derive; empty: whatever the source gives.
       aspects: width:height, names of data.buckets.ASPECTS.
       tokens: per picture, at most (1 token = 16 × 16 pixels).
-      given: tasks of MAKERS that the source itself makes of plain pictures: not derived here.
+      given: tasks that the source itself makes of plain pictures: not derived here.
 
     Raises:
       ValueError: an unknown task or aspect, or tokens below 1.
@@ -58,24 +45,23 @@ class Fitting:
     def __call__(self, example: RawExample) -> list[Record]:
         """The wanted records of an example, with uint8 pictures; none if no task of it is wanted.
 
-        A plain picture gives one record for each wanted task of MAKERS, whose draws (strength,
-        thresholds, shapes) depend on its key and the task alone.
+        A plain picture gives one record for each wanted task whose other frames can be derived
+        from it; the draws (strength, thresholds, shapes) depend on its key and the task alone.
         """
         own = not self.tasks or example.task in self.tasks
         derived = []
         if example.task == "text2image":
-            derived = [t for t in self.tasks if t in MAKERS and t not in self.given]
+            derived = [t for t in self.tasks if t not in self.given and derivable(get_task(t))]
         if not own and not derived:
             return []
         fitted = self._fit(example)
         records = [fitted] if own else []
         for task in derived:
-            image = fitted.frames[0]
-            condition = MAKERS[task](image, rng_for(task, example.key))
-            captions = (*fitted.captions, ())
-            records.append(
-                dataclasses.replace(fitted, task=task, captions=captions, frames=(image, condition))
-            )
+            image, rng = fitted.frames[0], rng_for(task, example.key)
+            made = [get_role(role).derive(image, rng) for role in get_task(task).frames[1:]]
+            captions = (*fitted.captions, *[()] * len(made))
+            frames = (image, *made)
+            records.append(dataclasses.replace(fitted, task=task, captions=captions, frames=frames))
         return records
 
     def _fit(self, example: RawExample) -> Record:
@@ -83,10 +69,10 @@ class Fitting:
         height, width = np.exp(np.log(shapes).mean(0))
         size = self._sizes[nearest_aspect(height, width, self.aspects)]
         boxes = [centre_crop(shape, size) for shape in shapes]
-        roles = get_task(example.task).frames
+        roles = get_task(example.task).picture_roles(len(example.images))
         frames = tuple(
-            resize(image, box, size, nearest=roles[index % len(roles)] in _NEAREST)
-            for index, (image, box) in enumerate(zip(example.images, boxes, strict=True))
+            resize(image, box, size, nearest=get_role(role).nearest)
+            for image, box, role in zip(example.images, boxes, roles, strict=True)
         )
         cameras = example.cameras
         extras = dict(example.extras)
@@ -107,28 +93,10 @@ class Fitting:
         )
 
 
-def centre_crop(shape: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of the largest centred box of a picture with the aspect of size.
-
-    shape, size: (height, width) in pixels.
-    """
-    height, width = shape
-    scale = min(height / size[0], width / size[1])
-    box_height, box_width = size[0] * scale, size[1] * scale
-    left, top = (width - box_width) / 2, (height - box_height) / 2
-    # Rounding must not push the box out of the picture.
-    return max(left, 0), max(top, 0), min(left + box_width, width), min(top + box_height, height)
-
-
-def resize(
-    image: np.ndarray, box: Sequence[float], size: tuple[int, int], *, nearest: bool = False
-) -> np.ndarray:
-    """The box of a uint8 picture (H, W, 3) at (height, width): antialiased, or nearest pixels."""
-    if image.shape[:2] == size and tuple(box) == (0, 0, size[1], size[0]):
-        return image
-    method = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((size[1], size[0]), method, box=tuple(box)))
+def derivable(task: Task) -> bool:
+    """Whether all other frames of a task can be made from its ordinary picture."""
+    others = task.frames[1:]
+    return bool(others) and all(get_role(name).derived for name in others)
 
 
 def crop_cameras(

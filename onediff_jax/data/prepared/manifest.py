@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from onediff_jax.data.prepared.plan import FORMAT_VERSION, Plan
+from onediff_jax.data.prepared.plan import READABLE, Plan
 from onediff_jax.data.prepared.writer import is_done, part_file, part_name, write_json
 from onediff_jax.data.sources.report import Report
 
@@ -128,8 +128,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         version = manifest["plan"]["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise PreparedError(f"{file} cannot be read: {error!r}") from error
-    if version != FORMAT_VERSION:
-        raise PreparedError(f"{file} has format_version={version}; this is {FORMAT_VERSION}")
+    if version not in READABLE:
+        raise PreparedError(f"{file} has format_version={version}; readable are {READABLE}")
     return manifest
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.sources.base import Source
 
-FORMAT_VERSION = 2  # raise it when the same plan starts to give other bytes
+FORMAT_VERSION = 3  # raise it when the same plan starts to give other bytes
+READABLE = (2, 3)  # versions whose finished folders are read
 SPLITS = ("train", "held_out")
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
-_PACKAGES = ("onediff-jax", "numpy", "pillow", "scipy", "array-record")
+_PACKAGES = ("onediff-jax", "numpy", "pillow", "opencv-python-headless", "scipy", "array-record")
 
 
 class PictureEncoder(Protocol):

@@ -48,7 +48,7 @@ class RawExample:
       regions: (colour name, label) pairs of semanticmap2image and boundingbox2image.
       item: what the subject is (subject_driven).
       cameras: one per image (multiview).
-      depth_norm: near, far and kind of tasks.conditions.Normalisation (depth2image), when metres
+      depth_norm: near, far and kind of tasks.depth.Normalisation (depth2image), when metres
         can be recovered from the depth picture.
       group: what it belongs to (a scene, a subject): examples of one group go to the same side of
         a split into training and held-out data. None: it stands alone.

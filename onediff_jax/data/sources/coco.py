@@ -24,8 +24,8 @@ from onediff_jax.data.sources.base import (
 from onediff_jax.data.sources.condition_files import check_aspect
 from onediff_jax.data.sources.labels import check_label, choose_colors
 from onediff_jax.data.sources.records import RecordReader
-from onediff_jax.data.world.poses import KEYPOINTS, LIMBS
-from onediff_jax.tasks import draw
+from onediff_jax.tasks.pose import KEYPOINTS, LIMBS, draw_pose
+from onediff_jax.tasks.regions import paint_boxes
 
 _LISTS = ("images", "annotations")
 _PICTURE_FIELDS = ("file_name", "width", "height")
@@ -158,7 +158,7 @@ class CocoSource:
             areas[label] += float(np.prod(box[2:] - box[:2]))
         chosen, left_out = choose_colors(sorted(areas, key=lambda x: (-areas[x], x)), key)
         shown = [(b, chosen[n]) for b, n in zip(boxes, labels, strict=True) if n in chosen]
-        picture = draw.paint_boxes(height, width, [b for b, _ in shown], [c for _, c in shown])
+        picture = paint_boxes(height, width, [b for b, _ in shown], [c for _, c in shown])
         regions = tuple((color, label) for label, color in chosen.items())
         return picture, regions, {"labels_left_out": left_out} if left_out else {}
 
@@ -169,7 +169,7 @@ class CocoSource:
             names, limbs = self._skeleton(annotation)
             numbers = _numbers(annotation.get("keypoints"), 3 * names, "keypoints")
             points = numbers.reshape(names, 3) * [*scale, 1]
-            picture = np.maximum(picture, draw.draw_pose(*shape[:2], points, limbs))
+            picture = np.maximum(picture, draw_pose(*shape[:2], points, limbs))
         return picture
 
     def _skeleton(self, annotation: dict) -> tuple[int, list]:

@@ -8,7 +8,8 @@ import numpy as np
 from onediff_jax.data.sources.base import BadData
 from onediff_jax.data.sources.images import ImageReader
 from onediff_jax.data.sources.labels import ClassList, choose_colors
-from onediff_jax.tasks import conditions, draw
+from onediff_jax.tasks.depth import Normalisation, depth_image
+from onediff_jax.tasks.regions import paint_semantic
 
 # Two pictures belong together when their aspect ratios differ by less than this (rounded sizes).
 _ASPECT_TOLERANCE = 0.02
@@ -34,7 +35,7 @@ class ConditionReader:
       depth_scale: metres per unit of 16-bit depth files (0.001: millimetres) and of .npy files
         that hold integers; floats in .npy files are metres.
       depth_near, depth_far: metres, the range that grey covers; None: each map's own extremes.
-      depth_kind: "inverse" or "linear", see tasks.conditions.Normalisation.
+      depth_kind: "inverse" or "linear", see tasks.depth.Normalisation.
       images: how pictures are decoded.
 
     Raises:
@@ -53,7 +54,7 @@ class ConditionReader:
             raise ValueError(f"depth_scale={self.depth_scale} must be positive")
         near = 1e-3 if self.depth_near is None else self.depth_near
         far = max(near, 1e3) if self.depth_far is None else self.depth_far
-        conditions.Normalisation(near, far, self.depth_kind)  # raises for what it cannot be
+        Normalisation(near, far, self.depth_kind)  # raises for what it cannot be
 
     def read(self, task: str, data: bytes, size: tuple[int, int], key: str) -> Condition:
         """The condition of a task from the bytes of its file.
@@ -83,7 +84,7 @@ class ConditionReader:
         if values.dtype.kind != "f":
             metres *= self.depth_scale
         try:
-            image, norm = conditions.depth_image(
+            image, norm = depth_image(
                 metres, near=self.depth_near, far=self.depth_far, kind=self.depth_kind
             )
         except ValueError as error:
@@ -101,7 +102,7 @@ class ConditionReader:
         painted = {index: color for label, color in chosen.items() for index in labels[label]}
         regions = tuple((color, label) for label, color in chosen.items())
         extras = {"labels_left_out": left_out} if left_out else {}
-        return Condition(draw.paint_semantic(values, painted), regions, extras=extras)
+        return Condition(paint_semantic(values, painted), regions, extras=extras)
 
 
 def check_aspect(size: tuple[int, int], target: tuple[float, float]) -> None:

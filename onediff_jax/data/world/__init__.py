@@ -3,15 +3,12 @@ task.
 """
 
 from onediff_jax.data.world.palette import PALETTE
-from onediff_jax.data.world.poses import KEYPOINTS, LIMBS
 from onediff_jax.data.world.render import Box, View
 from onediff_jax.data.world.scene import CLASSES, OrbitCamera, Scene, Thing
 from onediff_jax.data.world.world import World
 
 __all__ = [
     "CLASSES",
-    "KEYPOINTS",
-    "LIMBS",
     "PALETTE",
     "Box",
     "OrbitCamera",

@@ -1,15 +1,38 @@
-"""Which score belongs to which direction."""
+"""The scores of a direction: those that its task asks for, as its frames' roles say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onediff_jax.evaluation.scores import maps, pictures, views
-from onediff_jax.evaluation.scores.case import Case, Row
+from onediff_jax.evaluation.scores.case import Asked, Case, Row
 from onediff_jax.evaluation.scores.shown_colors import ColorDetector
 from onediff_jax.evaluation.scores.typical import Typical
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
+
+# Name of a measure, as roles and directions have it → what computes it.
+MEASURES: dict[str, Callable[[Asked], list[Row]]] = {
+    "cameras": views.cameras,
+    "classes": maps.classes,
+    "colours": pictures.colours,
+    "depth": maps.depth,
+    "edges": pictures.edges,
+    "edit": pictures.edit,
+    "hole": pictures.hole,
+    "painted": maps.painted,
+    "person": pictures.person,
+    "picture": pictures.picture,
+    "restored": pictures.restored,
+    "strength": maps.strength,
+    "subject": pictures.subject,
+    "views": views.views,
+}
 
 
 def score(
-    direction: str, cases: Sequence[Case], typical: Typical, detector: ColorDetector
+    direction: str,
+    cases: Sequence[Case],
+    typical: Typical,
+    detector: ColorDetector,
+    tasks: TaskSet = BUILT_IN,
 ) -> list[Row]:
     """The rows of one direction.
 
@@ -18,44 +41,14 @@ def score(
       cases: at least one.
       typical: averages over training examples of the same task.
       detector: of the world's colours.
+      tasks: where the direction is looked up.
 
-    Raises ValueError for a direction without a score; lists those that have one.
+    Raises ValueError for an unknown direction; lists those that there are.
     """
-    if direction in _WITH_COLOURS:
-        return _WITH_COLOURS[direction](cases, typical, detector)
-    if direction in _PLAIN:
-        return _PLAIN[direction](cases, typical)
-    if direction in _NAMED:
-        return _NAMED[direction](direction, cases, typical)
-    raise ValueError(f"no score for {direction=}; there are {sorted(SCORED)}")
-
-
-_WITH_COLOURS = {
-    "text2image": pictures.from_text,
-    "faceid": pictures.same_person,
-    "subject_driven": pictures.same_thing,
-    "text2multiview": views.views_from_text,
-}
-_PLAIN = {
-    "image2depth": maps.depth,
-    "image2semanticmap": maps.semantic,
-    "multiview": views.other_views,
-    "image2camera": views.poses,
-}
-_NAMED = {
-    "deblurring": pictures.restoration,
-    "super_resolution": pictures.restoration,
-    "image_inpainting": pictures.inpainting,
-    "image_editing": pictures.editing,
-    "canny2image": pictures.from_condition,
-    "depth2image": pictures.from_condition,
-    "hed2img": pictures.from_condition,
-    "pose2image": pictures.from_condition,
-    "semanticmap2image": pictures.from_condition,
-    "boundingbox2image": pictures.from_condition,
-    "image2canny": maps.drawing,
-    "image2pose": maps.drawing,
-    "image2boundingbox": maps.drawing,
-    "image2hed": maps.soft_drawing,
-}
-SCORED = frozenset(_WITH_COLOURS) | frozenset(_PLAIN) | frozenset(_NAMED)
+    task, _ = tasks.find_direction(direction)
+    mask = task.denoise_mask(direction, task.min_frames)
+    given = mask.index(0) if 0 in mask else None
+    rows = []
+    for measure, frame in task.measures(direction):
+        rows += MEASURES[measure](Asked(direction, frame, given, cases, typical, detector))
+    return rows

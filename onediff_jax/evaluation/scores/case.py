@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onediff_jax.data.bundle import Bundle
+from onediff_jax.evaluation.scores.shown_colors import ColorDetector
+from onediff_jax.evaluation.scores.typical import Typical
 
 Frames = tuple[np.ndarray, ...]
 
@@ -74,6 +76,27 @@ def partner_cases(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
     """(case, another of the same shapes) wherever there is one."""
     keys = [tuple(f.shape for f in case.bundle.frames) for case in cases]
     return [(c, cases[p]) for c, p in zip(cases, partners(keys), strict=True) if p is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What one measure looks at.
+
+    Attributes:
+      direction: e.g. "image2depth".
+      frame: the generated frame that is measured.
+      given: the first frame that is not generated; None where all are.
+      cases: at least one.
+      typical: averages over training examples of the same task.
+      detector: of the world's colours.
+    """
+
+    direction: str
+    frame: int
+    given: int | None
+    cases: Sequence[Case]
+    typical: Typical
+    detector: ColorDetector
 
 
 def mean_of(values) -> float | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onediff_jax.tasks.conditions import soft_edges
+from onediff_jax.tasks.edges import soft_edges
 
 # Identical pictures would have infinite PSNR; a mean over pictures needs a number.
 MOST_DB = 60.0

@@ -5,23 +5,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from onediff_jax.evaluation.scores import measures
-from onediff_jax.evaluation.scores.case import Case, Row, mean_of, mean_over, partner_cases, row
-from onediff_jax.evaluation.scores.shown_colors import ColorDetector, named
-from onediff_jax.evaluation.scores.typical import Typical
+from onediff_jax.evaluation.scores.case import (
+    Asked,
+    Case,
+    Row,
+    mean_of,
+    mean_over,
+    partner_cases,
+    row,
+)
+from onediff_jax.evaluation.scores.shown_colors import named
 
 PSNR = "PSNR, dB"
 
 
-def from_text(cases: Sequence[Case], typical: Typical, detector: ColorDetector) -> list[Row]:
-    """text2image: do the colours that the caption names show?"""
-    return [colours("text2image", cases, detector)]
+def colours(asked: Asked) -> list[Row]:
+    """Pictures made from words alone: do the colours that the caption names show?
 
-
-def colours(task: str, cases: Sequence[Case], detector: ColorDetector) -> Row:
-    """Named ∩ shown colours over the pictures a direction generates.
+    Named ∩ shown colours over the pictures a direction generates.
 
     The control compares every caption with the pictures of all other captions.
     """
+    cases, detector = asked.cases, asked.detector
     wanted = [named(case.bundle.prompt) for case in cases]
 
     def shown(frames_of):
@@ -39,16 +44,18 @@ def colours(task: str, cases: Sequence[Case], detector: ColorDetector) -> Row:
         if i != j
         for s in sets
     )
-    return row(
-        task,
-        "colours named and shown, Jaccard",
-        agreement(ours),
-        {"shuffled captions": shuffled},
-        {
-            "truth": agreement(shown(lambda case: case.bundle.frames)),
-            "codec": agreement(shown(lambda case: case.round_trip)),
-        },
-    )
+    return [
+        row(
+            asked.direction,
+            "colours named and shown, Jaccard",
+            agreement(ours),
+            {"shuffled captions": shuffled},
+            {
+                "truth": agreement(shown(lambda case: case.bundle.frames)),
+                "codec": agreement(shown(lambda case: case.round_trip)),
+            },
+        )
+    ]
 
 
 def _generated(case: Case, frames) -> list[np.ndarray]:
@@ -57,66 +64,68 @@ def _generated(case: Case, frames) -> list[np.ndarray]:
     return [f for f, wanted in pairs if wanted and f.dtype == np.uint8]
 
 
-def from_condition(task: str, cases: Sequence[Case], typical: Typical) -> list[Row]:
-    """condition → picture: how near to the picture that the condition was made from."""
-    rows = [psnr_row(task, cases, typical, "wrong condition")]
-    if task in ("canny2image", "hed2img"):
-        rows.append(
-            row(
-                task,
-                "edges agree, correlation",
-                mean_over(cases, lambda c: _edges(c.frames[0], c)),
-                {"wrong condition": _wrong(cases, lambda frame, c: _edges(frame, c))},
-                {"codec": mean_over(cases, lambda c: _edges(c.round_trip[0], c))},
-            )
+def picture(asked: Asked) -> list[Row]:
+    """How near to the picture that was given, or that the condition was made from."""
+    return [psnr_row(asked, "wrong condition")]
+
+
+def edges(asked: Asked) -> list[Row]:
+    """A picture made from its edges: are they where they were?"""
+    cases = asked.cases
+    return [
+        row(
+            asked.direction,
+            "edges agree, correlation",
+            mean_over(cases, lambda c: _edges(c.frames[0], c)),
+            {"wrong condition": _wrong(cases, lambda frame, c: _edges(frame, c))},
+            {"codec": mean_over(cases, lambda c: _edges(c.round_trip[0], c))},
         )
-    return rows
+    ]
 
 
 def _edges(frame: np.ndarray, case: Case) -> float:
     return measures.edge_agreement(frame, case.bundle.frames[0])
 
 
-def _wrong(cases: Sequence[Case], measure) -> float | None:
-    """Mean measure of the first frame made with a wrong condition."""
-    return mean_of(measure(c.wrong[0], c) for c in cases if c.wrong is not None)
+def _wrong(cases: Sequence[Case], measure, at: int = 0) -> float | None:
+    """Mean measure of a frame made with a wrong condition."""
+    return mean_of(measure(c.wrong[at], c) for c in cases if c.wrong is not None)
 
 
-def psnr_row(task: str, cases: Sequence[Case], typical: Typical, wrong: str | None = None) -> Row:
-    """PSNR of the target picture beside the pictures that need no look at the input."""
+def psnr_row(asked: Asked, wrong: str | None = None) -> Row:
+    """PSNR of the generated picture beside the pictures that need no look at the input."""
+    cases, at = asked.cases, asked.frame
 
     def against(picture_of):
-        return mean_over(cases, lambda c: measures.psnr(picture_of(c), c.bundle.frames[0]))
+        return mean_over(cases, lambda c: measures.psnr(picture_of(c), c.bundle.frames[at]))
 
+    # The one colour with the least squared error to all of them.
+    color = np.mean([c.bundle.frames[at].mean((0, 1)) for c in cases], 0)
     controls = {
-        "one colour": against(lambda c: best_colour(cases)),
-        "mean picture": against(lambda c: typical.picture(0, c.bundle.frames[0].shape[:2])),
+        "one colour": against(lambda c: color),
+        "mean picture": against(lambda c: asked.typical.picture(at, c.bundle.frames[at].shape[:2])),
     }
     if wrong:
-        controls[wrong] = _wrong(cases, lambda f, c: measures.psnr(f, c.bundle.frames[0]))
-    return row(
-        task, PSNR, against(lambda c: c.frames[0]), controls, {"codec": against(_codec_target)}
-    )
+        controls[wrong] = _wrong(cases, lambda f, c: measures.psnr(f, c.bundle.frames[at]), at)
+    ceilings = {"codec": against(lambda c: c.round_trip[at])}
+    return row(asked.direction, PSNR, against(lambda c: c.frames[at]), controls, ceilings)
 
 
-def _codec_target(case: Case) -> np.ndarray:
-    return case.round_trip[0]
+def restored(asked: Asked) -> list[Row]:
+    """A picture made from a blurred or small one: nearer to the truth than what was given?"""
+    plain, given = psnr_row(asked), asked.given
+
+    def unchanged(case):
+        return measures.psnr(case.bundle.frames[given], case.bundle.frames[0])
+
+    controls = {"input": mean_over(asked.cases, unchanged), **plain.controls}
+    return [row(asked.direction, PSNR, plain.model, controls, plain.ceilings)]
 
 
-def best_colour(cases: Sequence[Case]) -> np.ndarray:
-    """(3,) the one colour with the least squared error to all target pictures."""
-    return np.mean([c.bundle.frames[0].mean((0, 1)) for c in cases], 0)
-
-
-def restoration(task: str, cases: Sequence[Case], typical: Typical) -> list[Row]:
-    """deblurring, super_resolution: nearer to the truth than what was given?"""
-    plain = psnr_row(task, cases, typical)
-    given = mean_over(cases, lambda c: measures.psnr(c.bundle.frames[1], c.bundle.frames[0]))
-    return [row(task, PSNR, plain.model, {"input": given, **plain.controls}, plain.ceilings)]
-
-
-def inpainting(task: str, cases: Sequence[Case], typical: Typical) -> list[Row]:
+def hole(asked: Asked) -> list[Row]:
     """The hole alone; what is visible needs no model (it is pasted back in use)."""
+
+    cases, typical = asked.cases, asked.typical
 
     def in_hole(picture_of):
         return mean_over(
@@ -125,20 +134,22 @@ def inpainting(task: str, cases: Sequence[Case], typical: Typical) -> list[Row]:
         )
 
     controls = {
-        "input": in_hole(lambda c: c.bundle.frames[1]),
+        "input": in_hole(lambda c: c.bundle.frames[asked.given]),
         "surrounding colour": in_hole(_surroundings),
         "mean picture": in_hole(lambda c: typical.picture(0, c.bundle.frames[0].shape[:2])),
     }
-    ceilings = {"codec": in_hole(_codec_target)}
-    return [row(task, "PSNR in the hole, dB", in_hole(lambda c: c.frames[0]), controls, ceilings)]
+    ceilings = {"codec": in_hole(lambda c: c.round_trip[0])}
+    model = in_hole(lambda c: c.frames[0])
+    return [row(asked.direction, "PSNR in the hole, dB", model, controls, ceilings)]
 
 
 def _surroundings(case: Case) -> np.ndarray:
     return measures.visible_colour(case.bundle.frames[0], case.bundle.truth["mask"])
 
 
-def editing(task: str, cases: Sequence[Case], typical: Typical) -> list[Row]:
+def edit(asked: Asked) -> list[Row]:
     """image_editing: the whole picture, and what the instruction changes."""
+    cases = asked.cases
 
     def whole(frame, case):
         return measures.psnr(frame, case.bundle.frames[0])
@@ -158,7 +169,7 @@ def editing(task: str, cases: Sequence[Case], typical: Typical) -> list[Row]:
         if chosen:
             model = mean_of(measure(c.frames[0], c) for c in chosen)
             codec = mean_of(measure(c.round_trip[0], c) for c in chosen)
-            rows.append(row(task, metric, model, controls, {"codec": codec}))
+            rows.append(row(asked.direction, metric, model, controls, {"codec": codec}))
     return rows
 
 
@@ -166,17 +177,18 @@ def _changed(case: Case) -> np.ndarray:
     return measures.changed(case.bundle.frames[0], case.bundle.frames[1])
 
 
-def same_person(cases: Sequence[Case], typical: Typical, detector: ColorDetector) -> list[Row]:
+def person(asked: Asked) -> list[Row]:
     """faceid: the picture, and the shirt, which only the references tell."""
+    cases, detector = asked.cases, asked.detector
 
     def shirt(frame, case):
         return float(case.bundle.truth["scene"].figure.color_name in detector(frame))
 
     others = mean_of(shirt(other.frames[0], case) for case, other in partner_cases(cases))
     return [
-        psnr_row("faceid", cases, typical, "wrong reference"),
+        psnr_row(asked, "wrong reference"),
         row(
-            "faceid",
+            asked.direction,
             "shirt has its colour, share",
             mean_over(cases, lambda c: shirt(c.frames[0], c)),
             {"wrong reference": _wrong(cases, shirt), "another's picture": others},
@@ -188,23 +200,24 @@ def same_person(cases: Sequence[Case], typical: Typical, detector: ColorDetector
     ]
 
 
-def same_thing(cases: Sequence[Case], typical: Typical, detector: ColorDetector) -> list[Row]:
+def subject(asked: Asked) -> list[Row]:
     """subject_driven: the picture, and the colour of the subject."""
+    cases, detector = asked.cases, asked.detector
 
-    def subject(frame, case):
+    def shows(frame, case):
         return float(named(case.bundle.truth["item"]) <= detector(frame))
 
-    others = mean_of(subject(other.frames[0], case) for case, other in partner_cases(cases))
+    others = mean_of(shows(other.frames[0], case) for case, other in partner_cases(cases))
     return [
-        psnr_row("subject_driven", cases, typical, "wrong reference"),
+        psnr_row(asked, "wrong reference"),
         row(
-            "subject_driven",
+            asked.direction,
             "subject has its colour, share",
-            mean_over(cases, lambda c: subject(c.frames[0], c)),
+            mean_over(cases, lambda c: shows(c.frames[0], c)),
             {"another's picture": others},
             {
-                "truth": mean_over(cases, lambda c: subject(c.bundle.frames[0], c)),
-                "codec": mean_over(cases, lambda c: subject(c.round_trip[0], c)),
+                "truth": mean_over(cases, lambda c: shows(c.bundle.frames[0], c)),
+                "codec": mean_over(cases, lambda c: shows(c.round_trip[0], c)),
             },
         ),
     ]

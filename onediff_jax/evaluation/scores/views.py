@@ -1,20 +1,19 @@
 """Scores of the multiview directions: other views of a scene, and cameras from its views."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from onediff_jax.evaluation.scores import measures
-from onediff_jax.evaluation.scores.case import Case, Row, mean_of, partner_cases, row
-from onediff_jax.evaluation.scores.pictures import PSNR, colours
-from onediff_jax.evaluation.scores.shown_colors import ColorDetector
-from onediff_jax.evaluation.scores.typical import Typical
-from onediff_jax.tasks.cameras import Cameras, cameras_from_rays, pose_errors, rays_from_frames
+from onediff_jax.evaluation.scores.case import Asked, Case, Row, mean_of, partner_cases, row
+from onediff_jax.evaluation.scores.pictures import PSNR
+from onediff_jax.tasks.cameras import Cameras, pose_errors
+from onediff_jax.tasks.roles import get_role
 
 
-def other_views(cases: Sequence[Case], typical: Typical) -> list[Row]:
+def views(asked: Asked) -> list[Row]:
     """multiview: the views that were asked for, given the first one and all rays."""
+    cases, typical = asked.cases, asked.typical
 
     def over(frame_of):
         found = []
@@ -33,24 +32,20 @@ def other_views(cases: Sequence[Case], typical: Typical) -> list[Row]:
         "wrong ray": over(lambda c, i: c.wrong and c.wrong[i]),
     }
     ceilings = {"codec": over(lambda c, i: c.round_trip[i])}
-    return [row("multiview", PSNR, over(lambda c, i: c.frames[i]), controls, ceilings)]
+    return [row(asked.direction, PSNR, over(lambda c, i: c.frames[i]), controls, ceilings)]
 
 
 def _generated(case: Case) -> list[int]:
     return [i for i, wanted in enumerate(case.generate) if wanted]
 
 
-def views_from_text(cases: Sequence[Case], typical: Typical, detector: ColorDetector) -> list[Row]:
-    """text2multiview: no truth to compare with, but the colours of the caption must show."""
-    return [colours("text2multiview", cases, detector)]
-
-
-def poses(cases: Sequence[Case], typical: Typical) -> list[Row]:
+def cameras(asked: Asked) -> list[Row]:
     """image2camera: cameras 1 … n relative to camera 0, from the generated rays."""
+    cases = asked.cases
     found = [(_cameras(case, case.frames), case) for case in cases]
     pairs = partner_cases(cases)
     tables = {
-        "model": [pose_errors(cameras, case.bundle.truth["cameras"]) for cameras, case in found],
+        "model": [pose_errors(seen, case.bundle.truth["cameras"]) for seen, case in found],
         "no motion": [
             pose_errors(_still(c.bundle.truth["cameras"]), c.bundle.truth["cameras"]) for c in cases
         ],
@@ -67,14 +62,14 @@ def poses(cases: Sequence[Case], typical: Typical) -> list[Row]:
             for name, errors in tables.items()
         }
         model, rays = mean.pop("model"), mean.pop("codec")
-        rows.append(row("image2camera", metric, model, mean, {"rays": rays}, higher=False))
+        rows.append(row(asked.direction, metric, model, mean, {"rays": rays}, higher=False))
     return rows
 
 
 def _cameras(case: Case, frames) -> Cameras:
     """The cameras whose ray maps are among the frames."""
-    rays = rays_from_frames(np.stack(frames[1::2]).astype(np.float64))
-    return cameras_from_rays(rays, case.bundle.truth["cameras"])
+    known = {"intrinsics": case.bundle.truth["cameras"]}
+    return get_role("ray").read(np.stack(frames[1::2]), known)
 
 
 def _still(cameras: Cameras) -> Cameras:

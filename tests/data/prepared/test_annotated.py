@@ -16,7 +16,7 @@ from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.data.sources.base import BadRecord
-from onediff_jax.tasks.conditions import Normalisation
+from onediff_jax.tasks.depth import Normalisation
 from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare
 from tests.data.sources.conftest import Files, encode, photo
 from tests.data.test_annotate import glpn, segformer

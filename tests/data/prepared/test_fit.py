@@ -5,28 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from onediff_jax.data.prepared.fit import MAKERS, Fitting, centre_crop, crop_cameras, resize
+from onediff_jax.data.prepared.fit import Fitting, crop_cameras, derivable
 from onediff_jax.data.sources.base import RawExample
-from onediff_jax.tasks import conditions, degrade
+from onediff_jax.tasks import degraded, edges
 from onediff_jax.tasks.cameras import orbit_cameras
+from onediff_jax.tasks.definitions import TASKS
+from onediff_jax.tasks.pictures import centre_crop
 from tests.data.prepared.fake import FakeSource
 
 SOURCE = FakeSource()
-
-
-@pytest.mark.parametrize("shape", [(50, 70), (70, 50), (333, 1000), (16, 16), (1, 999)])
-@pytest.mark.parametrize("size", [(64, 64), (48, 80), (272, 208)])
-def test_crop_has_the_aspect_and_fills_a_side(shape, size):
-    left, top, right, bottom = centre_crop(shape, size)
-    assert left >= 0 and top >= 0 and right <= shape[1] and bottom <= shape[0]
-    assert (right - left) / (bottom - top) == pytest.approx(size[1] / size[0])
-    assert left == pytest.approx(shape[1] - right) and top == pytest.approx(shape[0] - bottom)
-    assert left == pytest.approx(0) or top == pytest.approx(0)
-
-
-def test_a_picture_of_the_right_size_is_not_touched():
-    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    np.testing.assert_array_equal(resize(image, (0, 0, 64, 48), (48, 64)), image)
 
 
 def test_records_have_bucket_sizes_and_keep_what_they_carry():
@@ -77,7 +64,8 @@ def test_cameras_follow_the_crop():
 
 
 def test_plain_pictures_give_every_wanted_condition():
-    tasks = ("text2image", *MAKERS)
+    tasks = ("text2image", *(t.name for t in TASKS.values() if derivable(t)))
+    assert len(tasks) == 6
     records = Fitting(tasks, ("4:3",), 48)(SOURCE.example("k", "text2image"))
     assert [record.task for record in records] == list(tasks)
     for record in records[1:]:
@@ -98,12 +86,12 @@ def condition(task, key="k"):
 
 
 def test_draws_depend_on_the_key():
-    image, edges = condition("hed2img")
-    np.testing.assert_array_equal(edges, conditions.soft_edges(image))
+    image, soft = condition("hed2img")
+    np.testing.assert_array_equal(soft, edges.soft_edges(image))
     for task, different in (("canny2image", 4), ("image_inpainting", 7), ("deblurring", 7)):
         assert len({condition(task, f"k{n}")[1].tobytes() for n in range(8)}) >= different
     sizes = {condition("super_resolution", f"k{n}")[1].tobytes() for n in range(8)}
-    assert sizes == {degrade.downscale(image, factor).tobytes() for factor in degrade.FACTORS}
+    assert sizes == {degraded.downscale(image, factor).tobytes() for factor in degraded.FACTORS}
 
 
 def test_the_hole_is_black_and_the_rest_untouched():

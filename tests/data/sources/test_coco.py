@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.sources import open_source
-from onediff_jax.tasks import colors, draw
+from onediff_jax.tasks import colors
+from onediff_jax.tasks.pose import draw_pose
+from onediff_jax.tasks.regions import paint_boxes
 
 CATEGORIES = [{"id": 1, "name": "sheep"}, {"id": 5, "name": "dog"}]
 
@@ -40,7 +42,7 @@ def test_boxes_are_painted_with_matching_regions(files, read):
     assert example.captions == (("two sheep", "a dog too"), ())
     assert [label for _, label in example.regions] == ["dog", "sheep"]  # the largest area first
     names = {label: color for color, label in example.regions}
-    expected = draw.paint_boxes(
+    expected = paint_boxes(
         24,
         32,
         [[2, 3, 12, 11], [12, 3, 30, 23], [0, 0, 5, 5]],
@@ -60,7 +62,7 @@ def test_boxes_follow_down_sized_pictures(files, read):
     )
     (example,) = read("coco", path, task="boundingbox2image").good
     color = example.regions[0][0]
-    assert (example.images[1] == draw.paint_boxes(24, 32, [[2, 3, 12, 11]], [color])).all()
+    assert (example.images[1] == paint_boxes(24, 32, [[2, 3, 12, 11]], [color])).all()
 
 
 def test_bad_annotations(files, read):
@@ -144,9 +146,9 @@ def test_people_become_skeletons(files, read):
     path = coco(files, annotations, categories=people)
     result = read("coco", path, task="pose2image", image_root=files.path("val"))
     (example,) = result.good
-    from onediff_jax.data.world.poses import LIMBS
+    from onediff_jax.tasks.pose import LIMBS
 
-    first, second = (draw.draw_pose(24, 32, p, LIMBS) for p in (points, other))
+    first, second = (draw_pose(24, 32, p, LIMBS) for p in (points, other))
     assert first.any() and (example.images[1] == np.maximum(first, second)).all()
     assert result.reasons == {"2.png": "bad_labels"}
 
@@ -156,7 +158,7 @@ def test_keypoints_of_other_animals(files, read):
     points = [3, 3, 2, 12, 12, 2, 25, 5, 1]
     path = coco(files, [box(0, [0, 0, 9, 9], keypoints=points)], categories=ants)
     (example,) = read("coco", path, task="pose2image", image_root=files.path("val")).good
-    expected = draw.draw_pose(24, 32, np.reshape(points, (3, 3)), [(0, 1), (1, 2)])
+    expected = draw_pose(24, 32, np.reshape(points, (3, 3)), [(0, 1), (1, 2)])
     assert (example.images[1] == expected).all()
 
 

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 
 from onediff_jax.data.sources import open_source
-from onediff_jax.tasks import colors, conditions
-from onediff_jax.tasks.conditions import Normalisation, depth_from_image
+from onediff_jax.tasks import colors
+from onediff_jax.tasks.depth import Normalisation, depth_from_image
+from onediff_jax.tasks.edges import canny
 
 
 def test_a_condition_beside_each_picture(files, read):
     for index in range(4):
         files.write(f"images/a/{index}.jpg", files.encode(files.photo(index), "JPEG"))
-        edges = conditions.canny(files.photo(index))
+        edges = canny(files.photo(index))
         files.write(f"conditions/a/{index}.png", edges)
         files.write(f"images/a/{index}.txt", f"picture {index}")
     result = read("paired", files, task="canny2image", shard_size=3)
@@ -18,7 +19,7 @@ def test_a_condition_beside_each_picture(files, read):
     ]
     example = result.good[2]
     assert example.captions == (("picture 2",), ())
-    assert (example.images[1] == conditions.canny(files.photo(2))).all()
+    assert (example.images[1] == canny(files.photo(2))).all()
 
 
 def test_unmatched_halves_are_named(files, read):

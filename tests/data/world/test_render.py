@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from onediff_jax.data.world import CLASSES, KEYPOINTS, LIMBS, PALETTE, OrbitCamera, Scene, World
+from onediff_jax.data.world import CLASSES, PALETTE, OrbitCamera, Scene, World
+from onediff_jax.tasks.pose import KEYPOINTS, LIMBS
 
 
 def scenes(count, **options):

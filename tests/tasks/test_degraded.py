@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from onediff_jax.tasks import degrade
+from onediff_jax.tasks import degraded
+from onediff_jax.tasks.degraded import Blurred, LowResolution
 
 
 def picture(height=64, width=64, seed=0):
@@ -17,19 +18,19 @@ def test_blur_is_a_gaussian(sigma):
     image = picture(64, 96)
     pixels = sigma * 64
     exact = ndimage.gaussian_filter(image.astype(float), (pixels, pixels, 0), mode="nearest")
-    error = np.abs(degrade.blur(image, sigma) - exact)
+    error = np.abs(degraded.blur(image, sigma) - exact)
     # Near the border three passes repeat the edge pixels a little differently than one does.
     assert error.mean() < 2 and error[16:-16, 16:-16].max() < 6
 
 
 def test_blur_of_nothing():
     image = picture()
-    np.testing.assert_array_equal(degrade.blur(image, 0), image)
-    np.testing.assert_array_equal(degrade.motion_blur(image, 0, 30), image)
+    np.testing.assert_array_equal(degraded.blur(image, 0), image)
+    np.testing.assert_array_equal(degraded.motion_blur(image, 0, 30), image)
     flat = np.full((32, 48, 3), 77, np.uint8)
-    np.testing.assert_array_equal(degrade.blur(flat, 0.08), flat)
-    np.testing.assert_array_equal(degrade.motion_blur(flat, 0.3, 70), flat)
-    np.testing.assert_array_equal(degrade.downscale(flat, 8), flat)
+    np.testing.assert_array_equal(degraded.blur(flat, 0.08), flat)
+    np.testing.assert_array_equal(degraded.motion_blur(flat, 0.3, 70), flat)
+    np.testing.assert_array_equal(degraded.downscale(flat, 8), flat)
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -38,7 +39,7 @@ def test_motion_smears_along_its_direction_alone(size, angle):
     image = np.zeros((size, size, 3), np.uint8)
     dot = slice(size // 2, size // 2 + size // 32)
     image[dot, dot] = 255
-    result = degrade.motion_blur(image, 0.25, angle)[..., 0].astype(float)
+    result = degraded.motion_blur(image, 0.25, angle)[..., 0].astype(float)
     spread = [result.sum(axis).nonzero()[0] for axis in (0, 1)]  # across, down
     along, aside = spread if angle == 0 else spread[::-1]
     assert np.ptp(along) == pytest.approx(0.25 * size + size / 32, abs=0.05 * size)
@@ -49,10 +50,8 @@ def test_motion_smears_along_its_direction_alone(size, angle):
 def test_random_blur_clearly_degrades_and_repeats():
     image = picture()
     for seed in range(8):
-        result = degrade.random_blur(image, np.random.default_rng(seed))
-        np.testing.assert_array_equal(
-            result, degrade.random_blur(image, np.random.default_rng(seed))
-        )
+        result = Blurred().derive(image, np.random.default_rng(seed))
+        np.testing.assert_array_equal(result, Blurred().derive(image, np.random.default_rng(seed)))
         assert np.abs(result.astype(float) - image).mean() > 10
 
 
@@ -62,13 +61,13 @@ def test_downscale_keeps_block_means_of_smooth_images(factor):
     ramp = np.repeat((2 * x + y)[..., None], 3, -1).astype(np.uint8)
     inner = (slice(16, -16), slice(16, -16))
     # Cubic interpolation of area means reproduces a plane (rounding aside) away from the edges.
-    assert np.abs(degrade.downscale(ramp, factor).astype(int) - ramp)[inner].max() <= 1
+    assert np.abs(degraded.downscale(ramp, factor).astype(int) - ramp)[inner].max() <= 1
 
 
 def test_downscale_forgets_detail_below_the_factor():
     board = np.indices((64, 64)).sum(0) % 2 * 255
     board = np.repeat(board[..., None], 3, -1).astype(np.uint8)
-    result = degrade.downscale(board, 4)
+    result = degraded.downscale(board, 4)
     assert (
         result.shape == board.shape and np.ptp(result) == 0 and abs(int(result[0, 0, 0]) - 128) < 2
     )
@@ -76,21 +75,21 @@ def test_downscale_forgets_detail_below_the_factor():
 
 def test_downscale_any_size_and_random_factor():
     image = picture(60, 100)
-    assert degrade.downscale(image, 8).shape == (60, 100, 3)
-    np.testing.assert_array_equal(degrade.downscale(image, 1), image)
-    options = [degrade.downscale(image, f) for f in degrade.FACTORS]
+    assert degraded.downscale(image, 8).shape == (60, 100, 3)
+    np.testing.assert_array_equal(degraded.downscale(image, 1), image)
+    options = [degraded.downscale(image, f) for f in degraded.FACTORS]
     seen = set()
     for seed in range(12):
-        result = degrade.random_downscale(image, np.random.default_rng(seed))
+        result = LowResolution().derive(image, np.random.default_rng(seed))
         seen.add(next(i for i, option in enumerate(options) if (option == result).all()))
     assert seen == {0, 1}
 
 
-@pytest.mark.parametrize("shape", degrade.MASK_SHAPES)
+@pytest.mark.parametrize("shape", degraded.MASK_SHAPES)
 @pytest.mark.parametrize("size", [(64, 64), (32, 96), (256, 128)])
 def test_masks_cover_ten_to_fifty_percent(shape, size):
     shares = [
-        degrade.random_mask(*size, np.random.default_rng(seed), shape).mean() for seed in range(60)
+        degraded.random_mask(*size, np.random.default_rng(seed), shape).mean() for seed in range(60)
     ]
     assert 0.1 <= min(shares) and max(shares) <= 0.5
     assert max(shares) - min(shares) > 0.15
@@ -98,32 +97,32 @@ def test_masks_cover_ten_to_fifty_percent(shape, size):
 
 def test_inpainting_hides_the_mask_and_nothing_else():
     image = np.maximum(picture(), 1)
-    hidden, mask = degrade.inpainting(image, np.random.default_rng(3))
+    hidden, mask = degraded.inpainting(image, np.random.default_rng(3))
     np.testing.assert_array_equal(hidden[~mask], image[~mask])
     assert (hidden[mask] == 0).all() and mask.any() and image.min() == 1
-    again, _ = degrade.inpainting(image, np.random.default_rng(3))
+    again, _ = degraded.inpainting(image, np.random.default_rng(3))
     np.testing.assert_array_equal(hidden, again)
     own = np.zeros((64, 64), bool)
     own[5, 7] = True
-    hidden, mask = degrade.inpainting(image, np.random.default_rng(3), own)
+    hidden, mask = degraded.inpainting(image, np.random.default_rng(3), own)
     assert (hidden != image).any(-1).sum() == 1 and (mask == own).all()
 
 
 def test_errors():
     image, rng = picture(), np.random.default_rng(0)
     with pytest.raises(ValueError, match="selects nothing"):
-        degrade.inpainting(image, rng, np.zeros((64, 64), bool))
+        degraded.inpainting(image, rng, np.zeros((64, 64), bool))
     with pytest.raises(ValueError, match="mask must be bool"):
-        degrade.inpainting(image, rng, np.ones((64, 64), np.uint8))
+        degraded.inpainting(image, rng, np.ones((64, 64), np.uint8))
     with pytest.raises(ValueError, match="mask must be bool"):
-        degrade.inpainting(image, rng, np.ones((32, 64), bool))
+        degraded.inpainting(image, rng, np.ones((32, 64), bool))
     with pytest.raises(ValueError, match="choose from"):
-        degrade.random_mask(64, 64, rng, "star")
+        degraded.random_mask(64, 64, rng, "star")
     with pytest.raises(ValueError, match="factor=0"):
-        degrade.downscale(image, 0)
+        degraded.downscale(image, 0)
     with pytest.raises(ValueError, match="negative"):
-        degrade.blur(image, -0.1)
+        degraded.blur(image, -0.1)
     with pytest.raises(ValueError, match="length=2"):
-        degrade.motion_blur(image, 2, 0)
+        degraded.motion_blur(image, 2, 0)
     with pytest.raises(ValueError, match="uint8"):
-        degrade.blur(image / 255, 0.1)
+        degraded.blur(image / 255, 0.1)
