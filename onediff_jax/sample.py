@@ -21,9 +21,10 @@ from absl import app, flags, logging
 from onediff_jax.data.sources.base import REASONS, BadData
 from onediff_jax.data.sources.images import ImageReader
 from onediff_jax.sampling.request import FOCAL, Request, make_plan
+from onediff_jax.sampling.source_tasks import tasks_of_source
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks import colors
-from onediff_jax.tasks.definitions import all_directions, find_direction
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 from onediff_jax.tasks.pictures import fit
 from onediff_jax.tasks.roles import get_role
 
@@ -34,15 +35,16 @@ DISTANCE = 1.7  # of cameras that are not told one, in world units
 
 def define_flags() -> None:
     """Not at import, so that the functions here can be imported beside other commands."""
-    names = ", ".join(direction.name for _, direction in all_directions())
+    names = ", ".join(direction.name for _, direction in BUILT_IN.directions())
     text, whole, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     text("source", None, "Workdir of a run, or an exported folder.")
-    text("task", None, f"One of {names}.")
+    text("task", None, f"One of {names}, or of the source's own tasks.")
     text("out", None, "FILE.png. Several frames: a strip, and FILE_0.png, FILE_1.png, …")
     text("prompt", "", "Plain caption (or instruction); the task's token and format are added.")
     text("negative_prompt", "", "What guidance leads away from.")
     flags.DEFINE_multi_string("image", [], "Given pictures in order: repeated, or with commas.")
-    flags.DEFINE_boolean("from_image", False, f"Derive the condition from --image: {derivable()}.")
+    made = derivable(BUILT_IN)
+    flags.DEFINE_boolean("from_image", False, f"Derive the condition from --image: {made}.")
     text("mask", None, "For image_inpainting of an ordinary --image: white is painted anew.")
     whole("scene", None, "Take pictures, cameras and prompt from this held-out scene of the run.")
     flags.DEFINE_list("generate", None, "Frames to generate, from 0; default by the task.")
@@ -82,16 +84,17 @@ def run() -> None:
     for name in ("source", "task", "out"):
         if not FLAGS[name].value:
             raise ValueError(f"--{name} is required")
-    find_direction(FLAGS.task)
+    tasks = tasks_of_source(FLAGS.source)
+    tasks.find_direction(FLAGS.task)
     out = checked_out(Path(FLAGS.out))
     if not FLAGS.num_images >= 1:
         raise ValueError(f"num_images={FLAGS.num_images} must be at least 1")
     if not FLAGS.steps >= 1:
         raise ValueError(f"steps={FLAGS.steps} must be at least 1")
     request = flags_request()
-    hole = checked_hole(request)
+    hole = checked_hole(request, tasks)
     if FLAGS.scene is None:
-        make_plan(request)
+        make_plan(request, tasks)
     from tqdm import tqdm
 
     from onediff_jax.sampling.encode import trained_size
@@ -104,9 +107,9 @@ def run() -> None:
     if FLAGS.scene is not None:
         request = request_of_scene(source, FLAGS.scene, request)
     if FLAGS.from_image or hole is not None:
-        task, _ = find_direction(request.direction)
+        task, _ = tasks.find_direction(request.direction)
         size = request.size or trained_size(source.experiment, task, request.images)
-        request = dataclasses.replace(request, images=derived(request, hole, size))
+        request = dataclasses.replace(request, images=derived(request, hole, size, tasks))
     results = generate(
         source,
         [dataclasses.replace(request, seed=request.seed + i) for i in range(FLAGS.num_images)],
@@ -201,30 +204,30 @@ def read_picture(path: str) -> np.ndarray:
         raise ValueError(f"image {path}: {REASONS[error.reason]}{detail}") from None
 
 
-def derivable() -> list[str]:
+def derivable(tasks: TaskSet) -> list[str]:
     """The directions whose given frames an ordinary picture is enough to make."""
-    pairs = ((direction.name, given_roles(direction.name)) for _, direction in all_directions())
+    pairs = ((found.name, given_roles(found.name, tasks)) for _, found in tasks.directions())
     return [name for name, roles in pairs if roles and all(get_role(r).derived for r in roles)]
 
 
-def given_roles(direction: str) -> list[str]:
+def given_roles(direction: str, tasks: TaskSet) -> list[str]:
     """The roles of the frames that a direction is given, in their order."""
-    task, _ = find_direction(direction)
+    task, _ = tasks.find_direction(direction)
     mask = task.denoise_mask(direction, task.min_frames)
     return [role for role, wanted in zip(task.frames, mask, strict=True) if not wanted]
 
 
-def checked_hole(request: Request) -> np.ndarray | None:
+def checked_hole(request: Request, tasks: TaskSet) -> np.ndarray | None:
     """--mask as bool (H, W), True to be painted anew; raises where it or --from_image is wrong."""
     name = request.direction
     if not FLAGS.from_image and FLAGS.mask is None:
         return None
-    if name not in derivable() or request.generate is not None or FLAGS.scene is not None:
+    if name not in derivable(tasks) or request.generate is not None or FLAGS.scene is not None:
         raise ValueError(
-            f"--from_image and --mask work for {derivable()}, without --generate and --scene. "
+            f"--from_image and --mask work for {derivable(tasks)}, without --generate and --scene. "
             f"Otherwise give the condition of {name} itself as --image"
         )
-    if (FLAGS.mask is None) == any(get_role(role).needs_mask for role in given_roles(name)):
+    if (FLAGS.mask is None) == any(get_role(role).needs_mask for role in given_roles(name, tasks)):
         raise ValueError("--mask is needed to inpaint an ordinary --image, and for nothing else")
     if FLAGS.mask is None:
         return None
@@ -236,13 +239,16 @@ def checked_hole(request: Request) -> np.ndarray | None:
 
 
 def derived(
-    request: Request, hole: np.ndarray | None, size: tuple[int, int]
+    request: Request,
+    hole: np.ndarray | None,
+    size: tuple[int, int],
+    tasks: TaskSet = BUILT_IN,
 ) -> tuple[np.ndarray, ...]:
     """The conditions made from an ordinary picture, at the size that is generated."""
     if hole is not None:
         hole = fit(hole.astype(np.uint8), size, nearest=True) > 0
     image = fit(request.images[0], size)
-    roles = map(get_role, given_roles(request.direction))
+    roles = map(get_role, given_roles(request.direction, tasks))
     return tuple(role.derive(image, mask=hole) for role in roles)
 
 

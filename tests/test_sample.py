@@ -20,7 +20,7 @@ from onediff_jax.sampling.request import Request
 from onediff_jax.sampling.write import orbit_of
 from onediff_jax.tasks.cameras import orbit_cameras
 from onediff_jax.tasks.colors import COLORS, hex_code
-from onediff_jax.tasks.definitions import all_directions
+from onediff_jax.tasks.definitions import BUILT_IN, all_directions
 
 # Runs the command for each list of arguments in one process; prints what each exits with.
 DRIVER = """
@@ -206,7 +206,7 @@ def test_pictures_are_upright_and_on_white(tmp_path):
     assert found.min() == 0 and found.max() == 255
 
 
-@pytest.mark.parametrize("name", derivable())
+@pytest.mark.parametrize("name", derivable(BUILT_IN))
 def test_conditions_are_made_from_ordinary_pictures(name):
     picture = np.zeros((60, 90, 3), np.uint8)
     picture[:, 45:] = 255

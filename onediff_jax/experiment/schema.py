@@ -76,7 +76,7 @@ class Field:
       path: its section and name, e.g. "train.steps".
       kind: "int", "float", "bool", "str"; "names", "steps" (tuples of str and of int); "slots",
         "folders" (tuples of tuples, of config.rows and data.folders); "weights" (a section of
-        numbers whose names are free).
+        numbers whose names are free); "tasks" (definitions of tasks of one's own).
       says: what it is, for docs/settings.md.
       allowed: the Range of a number; the choices of a str, or of each of several names; None: any.
       unit: of a number.
@@ -300,6 +300,14 @@ FIELDS = (
         NOT_NEGATIVE,
         stream=True,
     ),
+    Field(
+        "data.own_tasks",
+        "tasks",
+        "Tasks of one's own, name → frames and directions; prepared folders bring theirs "
+        "(docs/own_tasks.md).",
+        lacking={},
+        stream=True,
+    ),
     Field("flow.distribution", "str", "How noise levels σ are drawn.", DISTRIBUTIONS),
     Field("flow.mean", "float", "Of the logit-normal distribution, in logits.", ANY),
     Field("flow.std", "float", "Of the logit-normal distribution, in logits.", POSITIVE),
@@ -497,6 +505,8 @@ def field_of(path: str) -> Field | None:
     """The field that a path is of or in ("data.tasks.faceid" is in "data.tasks"); None: unknown."""
     if path in BY_PATH:
         return BY_PATH[path]
+    if path.startswith("data.own_tasks."):
+        return BY_PATH["data.own_tasks"]
     parent = BY_PATH.get(path.rpartition(".")[0])
     return parent if parent is not None and parent.kind == "weights" else None
 

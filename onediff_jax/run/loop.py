@@ -14,6 +14,7 @@ from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.own_tasks import with_own_tasks
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
 from onediff_jax.parallel.memory import check_memory
@@ -60,6 +61,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
+    config = with_own_tasks(config)
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
@@ -313,7 +315,7 @@ class _Run:
         rates = self.clock.report()  # empty where the only step so far was compiled
         last = results[-1]
         values = {
-            **step_means(results),
+            **step_means(results, self.experiment.tasks.names),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
             **(self.work.rates(rates["steps_per_second"]) if rates else {}),
@@ -347,7 +349,7 @@ class _Run:
             for number, batch in enumerate(self.held_out):
                 found = self.evaluate(params, batch, jax.random.fold_in(key, number))
                 sums = add_sums(sums, jax.device_get(found))
-            values = task_means(sums, "held_out")
+            values = task_means(sums, "held_out", self.experiment.tasks.names)
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")

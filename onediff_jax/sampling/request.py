@@ -12,7 +12,7 @@ import numpy as np
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks import prompts
-from onediff_jax.tasks.definitions import Task, find_direction, mask_generating
+from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet, mask_generating
 
 UNIT = 16  # pixels per token side: 8 per latent, 2 latents per token
 FOCAL = 1.3887  # of cameras whose focal length is not told, in units of the smaller image side
@@ -93,12 +93,15 @@ def request_of_example(
     )
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, tasks: TaskSet = BUILT_IN) -> Plan:
     """Checks everything that does not depend on the model.
+
+    Args:
+      tasks: where the direction is looked up: those of the source's experiment.
 
     Raises ValueError that names the field, its value and the choices.
     """
-    task, _ = find_direction(request.direction)
+    task, _ = tasks.find_direction(request.direction)
     for name, least in (("seed", 0), ("focal", 1e-6)):
         if not getattr(request, name) >= least:
             raise ValueError(f"{name}={getattr(request, name)} must be at least {least}")
@@ -106,7 +109,7 @@ def make_plan(request: Request) -> Plan:
         raise ValueError(f"height and width {request.size} must be positive multiples of {UNIT}")
     roles, mask = _frames(request, task)
     _check_given(request, task, roles, mask)
-    return Plan(task, _prompt(request, task), roles, mask)
+    return Plan(task, _prompt(request, task, tasks), roles, mask)
 
 
 def _frames(request: Request, task: Task) -> tuple[tuple[str, ...], tuple[bool, ...]]:
@@ -164,11 +167,11 @@ def _check_given(request: Request, task: Task, roles, mask) -> None:
         raise ValueError(f"{name} has no cameras (azimuths, elevations, distances)")
 
 
-def _prompt(request: Request, task: Task) -> str:
+def _prompt(request: Request, task: Task, tasks: TaskSet) -> str:
     """The whole prompt."""
     text = request.prompt.strip()
     if text.startswith("[["):
-        named, rest = prompts.split_token(text)
+        named, rest = prompts.split_token(text, tasks)
         if named != task.name:
             raise ValueError(f"the prompt is for {named}, the task is {task.name}: {text!r}")
         if request.regions or request.item or request.sources:
@@ -184,5 +187,10 @@ def _prompt(request: Request, task: Task) -> str:
         if text or sources:  # every source has its place in the prompt, with words or without
             sources += [""] * (len(request.images) - len(sources))
     return prompts.build(
-        task.name, text, regions=request.regions, item=request.item, sources=sources or None
+        task.name,
+        text,
+        regions=request.regions,
+        item=request.item,
+        sources=sources or None,
+        tasks=tasks,
     )

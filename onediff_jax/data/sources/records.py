@@ -69,9 +69,9 @@ class RecordReader:
 
     def describe(self) -> dict[str, Any]:
         """The options, as JSON values."""
-        values = dataclasses.asdict(dataclasses.replace(self, tasks=BUILT_IN))
-        own = definitions_of(self.tasks).get(self.task)
-        return values | {"tasks": {self.task: own} if own else {}}
+        values = dataclasses.asdict(self)
+        own = definitions_of(values.pop("tasks")).get(self.task)
+        return values | ({"own_task": own} if own else {})
 
     @property
     def definition(self) -> Task:
