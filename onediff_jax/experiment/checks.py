@@ -24,7 +24,7 @@ _TUPLES = {"names": (str, "names"), "steps": (int, "steps")}
 # Tuples of tuples: the types in each, and how a message names them.
 _ENTRIES = {
     "slots": ((str, int, int, int), "(group, count, frames, tokens)"),
-    "folders": ((str, (int, float)), "(folder, weight)"),
+    "folders": ((str, (int, float)), "a folder or (folder, weight)"),
 }
 
 
@@ -140,6 +140,8 @@ def check_value(field: Field, value: Any) -> None:
 def check_entry(field: Field, entry: Any) -> None:
     """Raises SettingsError for an entry of config.rows or data.folders of another form."""
     types, form = _ENTRIES[field.kind]
+    if field.kind == "folders" and isinstance(entry, str):
+        return
     fits = isinstance(entry, tuple | list) and len(entry) == len(types)
     if not fits or any(
         isinstance(v, bool) or not isinstance(v, t) for v, t in zip(entry, types, strict=True)
