@@ -124,7 +124,7 @@ def _write_pipeline(folder: Path, name: str, run: SavedRun, options: Options) ->
     factor = experiment.codec.factor
     height, width = bucket_size("1:1", experiment.layout.slots[0].tokens)
     network = experiment.model_config
-    released = torch_files.TRANSFORMER_CONFIG | {
+    released = torch_files.transformer_config() | {
         "input_size": [1, height // factor, width // factor],
         "model_max_length": config.text.max_length,
         "attention_softcap": network.attention_softcap,

@@ -9,29 +9,18 @@
 exist are replaced.
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
-from PIL import Image, PngImagePlugin
 
 from onediff_jax.data.sources.base import REASONS, BadData
 from onediff_jax.data.sources.images import ImageReader
-from onediff_jax.sampling.generation import (
-    FOCAL,
-    Generated,
-    SampleRequest,
-    generate,
-    make_plan,
-    request_of_scene,
-    trained_size,
-)
+from onediff_jax.sampling.request import FOCAL, Request, make_plan
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks import colors
 from onediff_jax.tasks.definitions import all_directions, find_direction
@@ -95,13 +84,21 @@ def run() -> None:
             raise ValueError(f"--{name} is required")
     find_direction(FLAGS.task)
     out = checked_out(Path(FLAGS.out))
+    if not FLAGS.num_images >= 1:
+        raise ValueError(f"num_images={FLAGS.num_images} must be at least 1")
+    if not FLAGS.steps >= 1:
+        raise ValueError(f"steps={FLAGS.steps} must be at least 1")
     request = flags_request()
     hole = checked_hole(request)
     if FLAGS.scene is None:
         make_plan(request)
     from tqdm import tqdm
 
+    from onediff_jax.sampling.encode import trained_size
+    from onediff_jax.sampling.generate import generate
+    from onediff_jax.sampling.scene import request_of_scene
     from onediff_jax.sampling.source import load_source
+    from onediff_jax.sampling.write import write
 
     source = load_source(FLAGS.source, ema=FLAGS.ema, step=FLAGS.checkpoint_step)
     if FLAGS.scene is not None:
@@ -110,10 +107,16 @@ def run() -> None:
         task, _ = find_direction(request.direction)
         size = request.size or trained_size(source.experiment, task, request.images)
         request = dataclasses.replace(request, images=derived(request, hole, size))
-    result = generate(source, request, functools.partial(tqdm, desc=FLAGS.task, unit="step"))
-    for note in result.notes:
+    results = generate(
+        source,
+        [dataclasses.replace(request, seed=request.seed + i) for i in range(FLAGS.num_images)],
+        steps=FLAGS.steps,
+        guidance=FLAGS.guidance,
+        progress=functools.partial(tqdm, desc=FLAGS.task, unit="step"),
+    )
+    for note in results[0].notes:
         print(f"note: {note}", file=sys.stderr)
-    for file in write(result, out):
+    for file in write(results, out):
         print(file)
 
 
@@ -128,7 +131,7 @@ def checked_out(out: Path) -> Path:
     return out
 
 
-def flags_request() -> SampleRequest:
+def flags_request() -> Request:
     """The request that the flags state, with pictures as they are in the files."""
     if (FLAGS.height is None) != (FLAGS.width is None):
         raise ValueError(f"--height={FLAGS.height} and --width={FLAGS.width} go together")
@@ -142,7 +145,7 @@ def flags_request() -> SampleRequest:
     elif any(column is not None for column in columns):
         filled = [c or [d] for c, d in zip(columns, (0.0, 0.0, DISTANCE), strict=True)]
         more["cameras"] = cams.orbit_cameras(*filled, focal=focal)
-    return SampleRequest(
+    return Request(
         direction=FLAGS.task,
         prompt=FLAGS.prompt,
         images=tuple(read_picture(path) for path in _paths(FLAGS.image)),
@@ -152,11 +155,8 @@ def flags_request() -> SampleRequest:
         regions=tuple(_region(text) for text in FLAGS.region),
         item=FLAGS.item,
         sources=tuple(FLAGS.source_prompt),
-        steps=FLAGS.steps,
-        guidance=FLAGS.guidance,
         negative_prompt=FLAGS.negative_prompt,
         seed=FLAGS.seed,
-        count=FLAGS.num_images,
         **more,
     )
 
@@ -214,7 +214,7 @@ def given_roles(direction: str) -> list[str]:
     return [role for role, wanted in zip(task.frames, mask, strict=True) if not wanted]
 
 
-def checked_hole(request: SampleRequest) -> np.ndarray | None:
+def checked_hole(request: Request) -> np.ndarray | None:
     """--mask as bool (H, W), True to be painted anew; raises where it or --from_image is wrong."""
     name = request.direction
     if not FLAGS.from_image and FLAGS.mask is None:
@@ -236,7 +236,7 @@ def checked_hole(request: SampleRequest) -> np.ndarray | None:
 
 
 def derived(
-    request: SampleRequest, hole: np.ndarray | None, size: tuple[int, int]
+    request: Request, hole: np.ndarray | None, size: tuple[int, int]
 ) -> tuple[np.ndarray, ...]:
     """The conditions made from an ordinary picture, at the size that is generated."""
     if hole is not None:
@@ -244,115 +244,6 @@ def derived(
     image = fit(request.images[0], size)
     roles = map(get_role, given_roles(request.direction))
     return tuple(role.derive(image, mask=hole) for role in roles)
-
-
-def write(result: Generated, out: Path) -> list[Path]:
-    """Writes pictures, metric depths (.npy) and cameras (.json); the files, `out` first."""
-    frames = [f for f, wanted in enumerate(result.plan.generate) if wanted]
-    cells = [(i, f) for i in range(result.request.count) for f in frames]
-    pictures = {cell: result.picture(*cell) for cell in cells}
-    rows = [[pictures[i, f] for f in frames] for i in range(result.request.count)]
-    strip = np.concatenate([np.concatenate(row, axis=1) for row in rows])
-    roles = {result.plan.roles[f] for f in frames}
-    grey = all(get_role(role).grey for role in roles)
-    files = [_save_picture(out, strip, result, 0, grey=grey)]
-    for number, (image, frame) in enumerate(cells):
-        role = result.plan.roles[frame]
-        file = out
-        if len(cells) > 1:
-            file = out.with_stem(f"{out.stem}_{number}")
-            picture = pictures[image, frame]
-            grey = get_role(role).grey
-            files.append(_save_picture(file, picture, result, image, grey=grey))
-        depth = result.metric_depth(image, frame)
-        if depth is not None:
-            with _replacing(file.with_suffix(".npy"), files) as beside:
-                np.save(beside, depth)
-    if "ray" in roles:
-        views = [cameras_json(result, i) for i in range(result.request.count)]
-        with _replacing(out.with_suffix(".json"), files) as beside:
-            beside.write((json.dumps({"samples": views}, indent=1) + "\n").encode())
-    return files
-
-
-def _save_picture(file: Path, picture: np.ndarray, result: Generated, image: int, *, grey: bool):
-    request = result.request
-    told = PngImagePlugin.PngInfo()
-    for key, value in (
-        ("task", request.direction),
-        ("prompt", result.plan.prompt),
-        ("negative_prompt", request.negative_prompt),
-        ("seed", request.seed + image),
-        ("steps", request.steps),
-        ("guidance", result.guidance),
-    ):
-        told.add_itxt(key, str(value))
-    if grey:
-        picture = np.rint(picture.mean(-1)).astype(np.uint8)
-    with _replacing(file, []) as beside:
-        Image.fromarray(picture).save(beside, format="PNG", pnginfo=told)
-    return file
-
-
-@contextlib.contextmanager
-def _replacing(file: Path, written: list[Path]):
-    """A file to write, put in place when it is whole, and then listed."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as stream:
-            yield stream
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
-    written.append(file)
-
-
-def cameras_json(result: Generated, image: int) -> dict:
-    """Cameras found from rays, in the first one's frame, as JSON values."""
-    found = result.cameras(image)
-    orbits = orbit_of(found, result.request.elevation)
-    views = [
-        {
-            "R": found.R[i].tolist(),
-            "T": found.T[i].tolist(),
-            "centre": found.centres[i].tolist(),
-            **({k: float(v[i]) for k, v in orbits.items()} if orbits else {}),
-            "focal": float(found.focal[i, 0] / 2),
-        }
-        for i in range(len(found))
-    ]
-    return {
-        "seed": result.request.seed + image,
-        "convention": "x_cam = x_world @ R + T; x left, y up, z ahead; focal in image sides; "
-        "azimuth and elevation in degrees from the first camera's, distance from what all look at",
-        "cameras": views,
-    }
-
-
-def orbit_of(cameras: cams.Cameras, elevation: float = 0.0) -> dict[str, np.ndarray] | None:
-    """Orbit angles of cameras in the first one's frame, about the point nearest to all axes.
-
-    Args:
-      elevation: of the first camera, degrees: it says which way is up.
-
-    Returns:
-      azimuth and elevation minus the first camera's (N,) degrees, distance (N,); None where all
-      look the same way, so that no such point exists.
-    """
-    try:
-        centre = cams.nearest_point(cameras.centres, cameras.R[:, :, 2])
-    except ValueError:
-        return None
-    angle = np.deg2rad(elevation)
-    up = np.array([0.0, np.cos(angle), -np.sin(angle)])
-    right = np.array([-1.0, 0.0, 0.0])
-    back = np.cross(right, up)
-    offsets = cameras.centres - centre
-    distance = np.linalg.norm(offsets, axis=-1)
-    height = np.rad2deg(np.arcsin(np.clip(offsets @ up / distance, -1, 1)))
-    around = np.rad2deg(np.arctan2(offsets @ right, offsets @ back))
-    turned = (around - around[0] + 180) % 360 - 180
-    return {"azimuth": turned, "elevation": height - height[0], "distance": distance}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from onediff_jax.export import Options, export
 from onediff_jax.interop import save_pretrained
 from onediff_jax.interop.model import PretrainedModel
 from onediff_jax.run.loop import train
-from onediff_jax.sampling.generation import SampleRequest, generate
+from onediff_jax.sampling.generate import generate
+from onediff_jax.sampling.request import Request
 from onediff_jax.sampling.source import load_source
 from onediff_jax.tasks.definitions import TASKS
 from tests.data.prepared.fake import FakeSource, make_plan, prepare
@@ -116,16 +117,16 @@ def test_cached_captions_alone_are_enough_to_train_and_to_export(root, tmp_path)
     config.text.folder, config.log.sample_every, config.log.sample_steps = "", 2, 1
     train(config, tmp_path / "run")
     assert list((tmp_path / "run").rglob("events*"))
-    request = SampleRequest("image_editing", "one two", images=(photo(0, 32, 32),), steps=1)
+    request = Request("image_editing", "one two", images=(photo(0, 32, 32),))
     with pytest.raises(ValueError, match="prompt .*one two.* Export the run with --text_encoder"):
-        generate(load_source(tmp_path / "run"), request)
+        generate(load_source(tmp_path / "run"), request, steps=1)
     with pytest.raises(ValueError, match="--text_encoder"):
         export(tmp_path / "run", tmp_path / "export", Options())
     options = Options(text_encoder=str(root / "released"))
     export(tmp_path / "run", tmp_path / "export", options, lambda line: None)
     (root / "released" / "text_encoder").rename(tmp_path / "away")
     try:
-        drawn = generate(load_source(tmp_path / "export"), request)
+        [drawn] = generate(load_source(tmp_path / "export"), request, steps=1)
     finally:
         (tmp_path / "away").rename(root / "released" / "text_encoder")
-    assert drawn.latents.shape == (1, 2, 4, 4, 16)
+    assert np.stack(drawn.latents).shape == (2, 4, 4, 16)

@@ -15,8 +15,9 @@ from onediff_jax.run.checkpoint import Checkpoints
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import new_state
 from onediff_jax.run.workdir import Workdir
-from onediff_jax.sample import derivable, derived, orbit_of, read_picture
-from onediff_jax.sampling.generation import SampleRequest
+from onediff_jax.sample import derivable, derived, read_picture
+from onediff_jax.sampling.request import Request
+from onediff_jax.sampling.write import orbit_of
 from onediff_jax.tasks.cameras import orbit_cameras
 from onediff_jax.tasks.colors import COLORS, hex_code
 from onediff_jax.tasks.definitions import all_directions
@@ -213,7 +214,7 @@ def test_conditions_are_made_from_ordinary_pictures(name):
     if name == "image_inpainting":
         hole = np.zeros((60, 90), bool)
         hole[:, 60:] = True
-    (made,) = derived(SampleRequest(name, images=(picture,)), hole, (64, 64))
+    (made,) = derived(Request(name, images=(picture,)), hole, (64, 64))
     assert made.shape == (64, 64, 3) and made.dtype == np.uint8
     middle = made[32, :, 0].astype(int)
     if name in ("canny2image", "hed2img"):  # an edge where the step is, and only there

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
 from onediff_jax.experiment.build import Experiment
-from onediff_jax.sampling.row_sampler import Request
+from onediff_jax.sampling.request import Request, request_of_example
 from onediff_jax.tasks.definitions import TASKS, all_directions
 
 
@@ -20,7 +20,7 @@ class Example:
 
     def request(self, seed: int) -> Request:
         """The example as a request; `seed` sets the starting noise."""
-        return Request(self.encoded, self.generate, seed)
+        return request_of_example(self.direction, self.encoded, self.generate, seed)
 
 
 def examples(

@@ -7,7 +7,8 @@ from PIL import Image
 
 from onediff_jax.data.codec import LightCodec
 from onediff_jax.data.prepared.reader import Decoding, PreparedFolder, Stored
-from onediff_jax.evaluation.sheet import draw_sheet, picture
+from onediff_jax.evaluation.sheet import draw_sheet
+from onediff_jax.sampling.show import picture
 from onediff_jax.tasks.definitions import get_task
 
 

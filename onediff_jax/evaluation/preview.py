@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from onediff_jax.evaluation.held_out import examples
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
 from onediff_jax.experiment.build import Experiment
-from onediff_jax.sampling.row_sampler import RowSampler
+from onediff_jax.sampling.sampler import Sampler
 from onediff_jax.tasks.definitions import get_task
 
 
@@ -19,7 +19,7 @@ class Preview:
         log = experiment.config.log
         self._experiment = experiment
         self._examples = examples(experiment, 1)
-        self._sampler = RowSampler(
+        self._sampler = Sampler(
             experiment,
             rows=log.sample_rows,
             steps=log.sample_steps,

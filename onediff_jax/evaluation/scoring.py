@@ -20,7 +20,8 @@ from onediff_jax.evaluation.scores.typical import Typical
 from onediff_jax.evaluation.scores.wrong_given import wrong_given
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
 from onediff_jax.experiment.build import HELD_OUT, Experiment
-from onediff_jax.sampling.row_sampler import Request, RowSampler
+from onediff_jax.sampling.request import Request, request_of_example
+from onediff_jax.sampling.sampler import Sampler
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.definitions import all_directions, find_direction, get_task
 
@@ -85,7 +86,7 @@ def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Eval
         typical[task] = Typical(training, DEPTH_RANGE["far"])
     wrong = _wrong_given(asked)
     requests = _requests(asked, wrong, settings)
-    sampler = RowSampler(
+    sampler = Sampler(
         experiment,
         rows=experiment.config.log.sample_rows,
         steps=settings.steps,
@@ -172,8 +173,8 @@ def _requests(
         right.append(example.request(stream * 2**20 + scene[example.direction]))
         scene[example.direction] += 1
     return right + [
-        dataclasses.replace(request, bundle=bundle)
-        for request, bundle in zip(right, wrong, strict=True)
+        request_of_example(example.direction, bundle, example.generate, request.seed)
+        for example, request, bundle in zip(asked, right, wrong, strict=True)
         if bundle is not None
     ]
 

@@ -6,22 +6,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.data.codec import LightCodec, to_uint8
+from onediff_jax.data.codec import LightCodec
 from onediff_jax.evaluation.held_out import Example
-from onediff_jax.tasks.roles import get_role
+from onediff_jax.sampling.show import picture
 
 CELL = 112  # pixels of a picture's longer side
 _WIDTH, _NARROWEST = 1600, 3 * CELL  # pixels of the sheet; of a card's content
 _GAP, _SPACE, _HEAD, _PROMPT_LINES = 3, 10, 84, 3
 _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 _GROUPS = (("given", (110, 110, 110)), ("generated", (0, 90, 200)), ("truth", (20, 130, 50)))
-
-
-def picture(frame: np.ndarray, codec: LightCodec, role: str = "image") -> np.ndarray:
-    """A frame as uint8 (H, W, 3): pixels as they are, latents decoded, shown as its role is."""
-    if frame.dtype != np.uint8 and role != "ray":
-        frame = to_uint8(codec.decode(frame))
-    return get_role(role).show(frame)
 
 
 def example_row(

@@ -1,6 +1,5 @@
 """Euler sampling with any subset of frames given (arXiv 2411.16318, section 3.1)."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -14,68 +13,69 @@ Velocity = Callable[[Array, Array], Array]
 
 def euler_step(
     velocity: Velocity,
-    latents: Float[Array, "*s"],
     conditions: Float[Array, "*s"],
     generate: Bool[Array, "*f"],
-    sigmas: tuple[Float[Array, "*f"], Float[Array, "*f"], Float[Array, "*f"]],
+    given_sigma: Float[Array, "*f"],
     expand: Callable[[Array], Array],
-) -> Float[Array, "*s"]:
-    """One Euler step of the generated frames; given frames are put back clean afterwards.
+) -> Callable:
+    """The body of the Euler loop, for jax.lax.scan: (latents, (σ now, σ after)) → latents.
 
     Args:
       velocity: (latents, timesteps per frame) → ε − x.
-      latents, conditions: current and clean frames.
+      conditions: clean frames; given frames are put back from them after every step.
       generate: which frames are generated.
-      sigmas: per frame, now, after this step, and the last σ of the schedule, which given frames
-        are told at every step (the reference's convention; not 0).
+      given_sigma: what given frames are told at every step: the last σ above 0 of the whole
+        schedule (the reference's convention; not 0).
       expand: broadcasts a per-frame array against the latents.
     """
-    now, after, last = sigmas
-    timesteps = 1000.0 * jnp.where(generate, now, last)
-    v = velocity(latents, timesteps).astype(jnp.float32)
-    stepped = latents.astype(jnp.float32) + expand(after - now) * v
-    return jnp.where(expand(generate), stepped, conditions)
+
+    def step(latents, pair):
+        now, after = pair
+        timesteps = 1000.0 * jnp.where(generate, now, given_sigma)
+        v = velocity(latents, timesteps).astype(jnp.float32)
+        stepped = latents.astype(jnp.float32) + expand(after - now) * v
+        return jnp.where(expand(generate), stepped, conditions), None
+
+    return step
 
 
 def euler(
-    velocity: Velocity,
-    noise: Float[Array, "*s"],
-    conditions: Float[Array, "*s"],
-    generate: Bool[Array, "*f"],
-    sigmas: Float[Array, "n1 *f"],
-    expand: Callable[[Array], Array],
+    step: Callable, latents: Float[Array, "*s"], sigmas: Float[Array, "n1 *f"]
 ) -> Float[Array, "*s"]:
-    """The whole loop, one compiled scan; sigmas (n + 1, …) per frame, ending in 0."""
-    start = jnp.where(expand(generate), noise, conditions).astype(jnp.float32)
+    """The Euler loop, one compiled scan over the n steps of a schedule, or of a part of one.
 
-    def body(latents, pair):
-        levels = (pair[0], pair[1], sigmas[-2])
-        return euler_step(velocity, latents, conditions, generate, levels, expand), None
-
-    return jax.lax.scan(body, start, (sigmas[:-1], sigmas[1:]))[0]
+    Args:
+      step: from `euler_step`.
+      latents: generated frames at the noise level sigmas[0]; given frames clean.
+      sigmas: (n + 1, …) noise levels per frame.
+    """
+    return jax.lax.scan(step, latents.astype(jnp.float32), (sigmas[:-1], sigmas[1:]))[0]
 
 
 def guided(
     model: Callable,
-    text: tuple[Array, Array],
-    null_text: tuple[Array, Array],
-    guidance: float,
-    **kwargs,
+    prompt: tuple[Array, ...],
+    negative: tuple[Array, ...],
+    guidance: float | Array,
+    *,
+    off: bool | None = None,
 ) -> Velocity:
-    """Classifier-free guidance v = v0 + g·(v1 − v0) as one doubled batch; plain when g ≤ 1."""
+    """Classifier-free guidance v = v0 + g·(v1 − v0) as one doubled batch.
+
+    Args:
+      model: (latents, timesteps, *prompt) → velocity; the first axis of all is the batch.
+      prompt, negative: what else the model takes, with the prompt and with the negative one.
+      guidance: g.
+      off: whether the model is run plainly; None: where g ≤ 1, which must be a number then.
+    """
 
     def velocity(latents, timesteps):
-        if guidance <= 1.0:
-            return model(latents, timesteps, *text, **kwargs)
-        both = [jnp.concatenate(pair) for pair in zip(null_text, text, strict=True)]
-        out = model(
-            jnp.tile(latents, (2,) + (1,) * (latents.ndim - 1)),
-            jnp.tile(timesteps, (2, 1)),
-            *both,
-            **kwargs,
-        )
-        without, with_text = jnp.split(out, 2)
-        return without + guidance * (with_text - without)
+        if guidance <= 1.0 if off is None else off:
+            return model(latents, timesteps, *prompt)
+        both = [jnp.concatenate(pair) for pair in zip(negative, prompt, strict=True)]
+        twice = [jnp.concatenate([a, a]) for a in (latents, timesteps)]
+        without, with_prompt = jnp.split(model(*twice, *both), 2)
+        return without + guidance * (with_prompt - without)
 
     return velocity
 
@@ -109,9 +109,7 @@ def denoise(
       guidance: strength of classifier-free guidance; 1 or less turns it off.
       patch: latents per token side, for the schedule's sequence length.
       noise_scale: multiplies that sequence length.
-      progress: wraps the range of steps (such as tqdm); the loop is then run step by step. A
-        model made by jax.jit (or a functools.partial of it) is called as it is, so later calls
-        compile nothing; any other is compiled once per call.
+      progress: wraps the range of steps (such as tqdm); the loop is then run step by step.
       **schedule: passed to `euler_schedule`.
 
     Raises ValueError when the mask selects nothing or shapes disagree.
@@ -134,28 +132,10 @@ def denoise(
     def expand(a):
         return a[:, :, None, None, None]
 
+    step = euler_step(velocity, conditions, generate, sigmas[-2], expand)
+    latents = jnp.where(expand(generate), noise, conditions)
     if progress is None:
-        return euler(velocity, noise, conditions, generate, sigmas, expand)
-
-    def body(latents, pair):
-        levels = (*pair, sigmas[-2])
-        return euler_step(velocity, latents, conditions, generate, levels, expand), None
-
-    compiled = _is_compiled(model)
-    latents = jnp.where(expand(generate), noise, conditions).astype(jnp.float32)
+        return euler(step, latents, sigmas)
     for i in progress(range(num_steps)):
-        if compiled:
-            latents, _ = body(latents, (sigmas[i], sigmas[i + 1]))
-        else:
-            # A scan of one step, compiled once: what the model closes over (its weights) is an
-            # operand of that program, where jax.jit would make it a constant.
-            latents, _ = jax.lax.scan(body, latents, (sigmas[i : i + 1], sigmas[i + 1 : i + 2]))
-        latents.block_until_ready()
+        latents = euler(step, latents, sigmas[i : i + 2]).block_until_ready()
     return latents
-
-
-def _is_compiled(model: Callable) -> bool:
-    """Whether a call of it compiles nothing new: made by jax.jit, or a partial of that."""
-    while isinstance(model, functools.partial):
-        model = model.func
-    return isinstance(model, jax.stages.Wrapped)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from onediff_jax.flow.sampler import denoise, euler, guided
+from onediff_jax.flow.sampler import denoise, euler, euler_step, guided
 from tests.models.golden import load_case, load_model
 
 CASES = {"a_mask10": [1, 0], "c_mask100": [1, 0, 0], "d_t2i": [1]}
@@ -98,7 +98,10 @@ def test_straight_paths_are_exact():
     def expand(a):
         return a[:, :, None, None, None]
 
-    out = euler(lambda x, t: noise - data, noise, data, generate, sigmas, expand)
+    start = jnp.where(expand(generate), noise, data)
+    out = euler(
+        euler_step(lambda x, t: noise - data, data, generate, sigmas[-2], expand), start, sigmas
+    )
     np.testing.assert_allclose(out, data, atol=1e-5)
     np.testing.assert_array_equal(out[:, 1], data[:, 1])
 
@@ -116,3 +119,31 @@ def test_errors(mask, conditions, message):
     noise = np.zeros((1, 2, 4, 4, 16))
     with pytest.raises(ValueError, match=message):
         denoise(linear, noise, np.zeros(conditions), mask, *text, num_steps=2, guidance=1.0)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_progress_changes_nothing_and_traces_the_model_once(compiled):
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.standard_normal((16, 16)), jnp.float32)
+    traces = []
+
+    def network(weights, latents, timesteps, text, mask):
+        traces.append(latents.shape)
+        return jnp.tanh(latents @ weights) * timesteps[:, :, None, None, None] / 1000 + text.mean()
+
+    model = functools.partial(jax.jit(network) if compiled else network, weights)
+    noise, given = rng.standard_normal((2, 1, 2, 4, 4, 16)).astype(np.float32)
+    text, mask = np.ones((1, 3, 8), np.float32), np.ones((1, 3), bool)
+    inputs = (noise, given, [1, 0], text, mask, 0 * text, mask)
+    seen = []
+
+    def progress(steps):
+        for step in steps:
+            seen.append(step)
+            yield step
+
+    shown = denoise(model, *inputs, num_steps=5, guidance=3.0, progress=progress)
+    assert seen == [0, 1, 2, 3, 4] and len(traces) == 1
+    plain = denoise(model, *inputs, num_steps=5, guidance=3.0)
+    np.testing.assert_allclose(shown, plain, atol=1e-5)
+    np.testing.assert_array_equal(shown[:, 1], given[:, 1])
