@@ -10,7 +10,6 @@ import numpy as np
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.pipeline import Mixture
-from onediff_jax.data.prepared.plan import SPLITS
 from onediff_jax.data.prepared.reader import (
     Decoding,
     PreparedExamples,
@@ -197,12 +196,6 @@ def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
                     f"{theirs}"
                 )
     return tuple(opened)
-
-
-def check_split(evaluate_on: str) -> None:
-    """Raises ValueError for an unknown data.evaluate_on; lists the choices."""
-    if evaluate_on not in SPLITS:
-        raise ValueError(f"data.evaluate_on={evaluate_on!r} must be one of {SPLITS}")
 
 
 def _essence(identity: dict[str, Any] | None) -> dict[str, Any] | None:
