@@ -10,7 +10,6 @@ import numpy as np
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.pipeline import Mixture
-from onediff_jax.data.prepared.plan import SPLITS
 from onediff_jax.data.prepared.reader import (
     Decoding,
     PreparedExamples,
@@ -204,12 +203,6 @@ def sizes_of(
             group = found.setdefault(get_task(name).group, {})
             group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
     return {group: tuple(sizes) for group, sizes in found.items()}
-
-
-def check_split(evaluate_on: str) -> None:
-    """Raises ValueError for an unknown data.evaluate_on; lists the choices."""
-    if evaluate_on not in SPLITS:
-        raise ValueError(f"data.evaluate_on={evaluate_on!r} must be one of {SPLITS}")
 
 
 def _essence(identity: dict[str, Any] | None) -> dict[str, Any] | None:

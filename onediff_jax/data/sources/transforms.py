@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.sources import files
+from onediff_jax.data.sources import files, journal
 from onediff_jax.data.sources.base import (
     BadData,
     BadRecord,
@@ -30,6 +30,7 @@ from onediff_jax.data.sources.base import (
 )
 from onediff_jax.data.sources.condition_files import check_aspect
 from onediff_jax.data.sources.images import SUFFIXES, ImageReader
+from onediff_jax.data.sources.journal import Content
 from onediff_jax.tasks.cameras import Cameras, cameras_from_transforms
 from onediff_jax.tasks.definitions import get_task
 
@@ -236,8 +237,10 @@ class TransformsSource:
         if self._image_folder is not None and suffix in SUFFIXES:
             tries += [stem + s for s in SUFFIXES if s != suffix]
         for candidate in tries:
-            if files.is_file(files.join(folder, candidate)):
+            path = files.join(folder, candidate)
+            if files.is_file(path):
                 return candidate
+            journal.note_input(path, Content(None))
         raise BadData("missing_file", f"none of {tries}")
 
 
