@@ -87,7 +87,8 @@ def check_memory(experiment, params: int, mesh: Mesh) -> None:
         f"least {needed.total / GIB:.1f} GiB per device ({needed.state / GIB:.1f} of state, "
         f"{needed.activations / GIB:.1f} of activations), "
         f"{(needed.total - available) / GIB:.1f} GiB more than the {available / GIB:.1f} GiB of "
-        f"{mesh.devices.size} × {mesh.devices.flat[0].device_kind}. {_advice(config, needed, available, mesh)}"
+        f"{mesh.devices.size} × {mesh.devices.flat[0].device_kind}. "
+        + _advice(config, needed, available, mesh)
     )
 
 
