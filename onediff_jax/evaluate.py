@@ -61,7 +61,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--guidance", type=float, default=defaults.guidance, help="of the prompt; 1 is off")
     add("--seed", type=int, default=defaults.seed, help="of the starting noise")
     add("--ema", type=_true_or_false, default=True, help="average weights (true) or raw (false)")
-    add("--checkpoint_step", type=int, help="of the checkpoint; default: the newest")
+    step = "of a run's checkpoint; default: the newest"
+    add("--step", "--checkpoint_step", type=int, help=step)
     add("--check", action="store_true", help="exit with code 1 when a requirement does not hold")
     return parser.parse_args(argv)
 
@@ -139,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = Settings(tasks, options.scenes, options.steps, options.guidance, options.seed)
     out = _writable(Path(options.out))
     began = time.monotonic()
-    source = load_source(options.source, ema=options.ema, step=options.checkpoint_step)
+    source = load_source(options.source, ema=options.ema, step=options.step)
     weights = "average (EMA)" if options.ema else "raw"
     what = f"step {source.step}, {weights} weights" if source.step is not None else "an export"
     print(f"{source.path}: {what}", flush=True)
