@@ -30,6 +30,7 @@ from onediff_jax.flow.times import TimeSampling
 from onediff_jax.models.lora import LoRA, add_lora, split_lora
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
 from onediff_jax.tasks.definitions import GROUPS, get_task
+from onediff_jax.tasks.depth import Normalisation
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _READING = ("workers", "threads", "prefetch")  # fields of data that are arguments of row_batches
@@ -51,6 +52,7 @@ class Experiment:
     cache: Cache  # of the embedded world's examples
     packer: RowPacker
     sizes: dict[str, tuple[tuple[int, int], ...]]  # task group → picture sizes in pixels
+    depth: Normalisation | None  # what grey means in depth maps; None where that differs
     times: TimeSampling
     draws: Draws
     graphdef: nnx.GraphDef
@@ -180,6 +182,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         cache=Cache(_cache_bytes(config)),
         packer=RowPacker(layout, inputs.row_text, model_config.patch_size),
         sizes=inputs.sizes,
+        depth=inputs.depth,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),
         draws=Draws(flow.clean_share, config.train.caption_dropout),
         graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
