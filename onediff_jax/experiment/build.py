@@ -11,10 +11,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import encode_bundle
+from onediff_jax.data.cache import Cache, Cached
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
     BatchIterator,
-    Cached,
     Draws,
     mix_groups,
     row_batches,
@@ -49,6 +49,7 @@ class Experiment:
     text_encoder: Any  # prompts → embeddings (b, l, d), mask (b, l)
     online_text: Any | None  # encoders.OnlineText: rows carry token ids, which it embeds
     prepared: PreparedData | None  # None: the embedded world
+    cache: Cache  # of the embedded world's examples
     packer: RowPacker
     sizes: dict[str, tuple[tuple[int, int], ...]]  # task group → picture sizes in pixels
     depth: Normalisation | None  # what grey means in depth maps; None where that differs
@@ -79,7 +80,8 @@ class Experiment:
         if self.prepared is not None:
             return self.prepared.examples(task, held_out=held_out)
         encode = functools.partial(encode_bundle, codec=self.codec)
-        return Cached(self.bundles(task, held_out=held_out), encode)
+        bundles = self.bundles(task, held_out=held_out)
+        return Cached(bundles, encode, self.cache, (task, held_out))
 
     def batches(self, *, held_out: bool = False, **kwargs) -> BatchIterator:
         """The training stream (or the same of held-out scenes); kwargs as in `row_batches`."""
@@ -177,6 +179,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         text_encoder=inputs.text_encoder,
         online_text=inputs.online_text,
         prepared=inputs.prepared,
+        cache=Cache(_cache_bytes(config)),
         packer=RowPacker(layout, inputs.row_text, model_config.patch_size),
         sizes=inputs.sizes,
         depth=inputs.depth,
@@ -187,6 +190,13 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         lora=lora,
         frozen_shapes=_frozen(all_params, config.lora.frozen_dtype) if lora else None,
     )
+
+
+def _cache_bytes(config: ConfigDict) -> float:
+    """What one process may keep of the embedded world's examples."""
+    if config.data.name != "world":
+        return 0.0
+    return config.data.cache_gib * 2**30 / max(config.data.workers, 1)
 
 
 def _make_lora(config: ConfigDict) -> LoRA | None:

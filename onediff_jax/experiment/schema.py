@@ -287,6 +287,17 @@ FIELDS = (
         free=True,
     ),
     Field(
+        "data.cache_gib",
+        "float",
+        "Memory for rendered examples of the embedded world, shared out among the reading "
+        "processes of a host; those used least recently are rendered again.",
+        NOT_NEGATIVE,
+        "GiB",
+        lacking=1.0,
+        free=True,
+        only="world",
+    ),
+    Field(
         "data.prefetch",
         "int",
         "Batches made ahead.",
