@@ -147,8 +147,8 @@ def _check_from_image(request: Request, task: Task, tasks: TaskSet) -> None:
         return
     if name not in derivable(tasks) or request.generate is not None or request.gives_latents:
         raise ValueError(
-            f"from_image works for {derivable(tasks)}, without a choice of frames. Otherwise give the "
-            f"condition of {name} itself as image"
+            f"from_image works for {derivable(tasks)}, without a choice of frames. Otherwise "
+            f"give the condition of {name} itself as image"
         )
     if len(request.images) != 1:
         raise ValueError(f"from_image takes one image; got {len(request.images)}")
