@@ -154,6 +154,10 @@ def _write_pipeline(folder: Path, name: str, run: SavedRun, options: Options) ->
         "config": json.loads(_without_lora(config).to_json_best_effort()),
         "step": run.step,
         "weights": "ema" if options.ema else "params",
+        "pictures": {
+            "sizes": experiment.sizes,
+            "depth": experiment.depth and dataclasses.asdict(experiment.depth),
+        },
         "versions": versions(),
     }
     write_json(folder / RUN_FILE, record)

@@ -11,10 +11,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import encode_bundle
+from onediff_jax.data.cache import Cache, Cached
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
     BatchIterator,
-    Cached,
     Draws,
     mix_groups,
     row_batches,
@@ -31,6 +31,7 @@ from onediff_jax.flow.times import TimeSampling
 from onediff_jax.models.lora import LoRA, add_lora, split_lora
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
 from onediff_jax.tasks.definitions import GROUPS, TaskSet
+from onediff_jax.tasks.depth import Normalisation
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _READING = ("workers", "threads", "prefetch")  # fields of data that are arguments of row_batches
@@ -50,8 +51,10 @@ class Experiment:
     online_text: Any | None  # encoders.OnlineText: rows carry token ids, which it embeds
     prepared: PreparedData | None  # None: the embedded world
     tasks: TaskSet  # the built-in ones, and those of data.own_tasks
+    cache: Cache  # of the embedded world's examples
     packer: RowPacker
     sizes: dict[str, tuple[tuple[int, int], ...]]  # task group → picture sizes in pixels
+    depth: Normalisation | None  # what grey means in depth maps; None where that differs
     times: TimeSampling
     draws: Draws
     graphdef: nnx.GraphDef
@@ -87,7 +90,8 @@ class Experiment:
         if self.prepared is not None:
             return self.prepared.examples(task, held_out=held_out)
         encode = functools.partial(encode_bundle, codec=self.codec)
-        return Cached(self.bundles(task, held_out=held_out), encode)
+        bundles = self.bundles(task, held_out=held_out)
+        return Cached(bundles, encode, self.cache, (task, held_out))
 
     def batches(self, *, held_out: bool = False, **kwargs) -> BatchIterator:
         """The training stream (or the same of held-out scenes); kwargs as in `row_batches`."""
@@ -191,8 +195,10 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         online_text=inputs.online_text,
         prepared=inputs.prepared,
         tasks=tasks,
+        cache=Cache(_cache_bytes(config)),
         packer=RowPacker(layout, inputs.row_text, model_config.patch_size, tasks),
         sizes=inputs.sizes,
+        depth=inputs.depth,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),
         draws=Draws(flow.clean_share, config.train.caption_dropout),
         graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
@@ -200,6 +206,13 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         lora=lora,
         frozen_shapes=_frozen(all_params, config.lora.frozen_dtype) if lora else None,
     )
+
+
+def _cache_bytes(config: ConfigDict) -> float:
+    """What one process may keep of the embedded world's examples."""
+    if config.data.name != "world":
+        return 0.0
+    return config.data.cache_gib * 2**30 / max(config.data.workers, 1)
 
 
 def _make_lora(config: ConfigDict) -> LoRA | None:

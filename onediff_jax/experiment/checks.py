@@ -25,7 +25,7 @@ _TUPLES = {"names": (str, "names"), "steps": (int, "steps")}
 # Tuples of tuples: the types in each, and how a message names them.
 _ENTRIES = {
     "slots": ((str, int, int, int), "(group, count, frames, tokens)"),
-    "folders": ((str, (int, float)), "(folder, weight)"),
+    "folders": ((str, (int, float)), "a folder or (folder, weight)"),
 }
 
 
@@ -71,6 +71,8 @@ def complete(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def unknown_field(config: Mapping[str, Any]) -> str | None:
     """What to say about the first field that the schema does not have, with the nearest names."""
     for path in _paths(config):
+        if path in SECTIONS:
+            return f"{path}={config[path]!r} must be a section"
         if field_of(path) is None:
             return f"unknown field {path}{_nearest(path)}"
     return None
@@ -144,6 +146,8 @@ def check_value(field: Field, value: Any) -> None:
 def check_entry(field: Field, entry: Any) -> None:
     """Raises SettingsError for an entry of config.rows or data.folders of another form."""
     types, form = _ENTRIES[field.kind]
+    if field.kind == "folders" and isinstance(entry, str):
+        return
     fits = isinstance(entry, tuple | list) and len(entry) == len(types)
     if not fits or any(
         isinstance(v, bool) or not isinstance(v, t) for v, t in zip(entry, types, strict=True)

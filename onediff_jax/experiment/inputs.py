@@ -14,9 +14,13 @@ from onediff_jax.data.prepared.dataset import (
     CachedText,
     PreparedData,
     open_folders,
+    sizes_of,
 )
+from onediff_jax.data.prepared.depth import depth_of
 from onediff_jax.data.text_hash import HashedTextEncoder
+from onediff_jax.data.world_bundles import DEPTH_RANGE
 from onediff_jax.tasks.definitions import TaskSet
+from onediff_jax.tasks.depth import Normalisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Inputs:
       codec: pictures to latents and back: LightCodec or encoders.AutoencoderCodec.
       prepared: the folders of data.folders; None for the embedded world.
       sizes: task group → picture sizes (height, width) in pixels.
+      depth: what grey means in depth maps, in world units or metres; None where that differs.
       text_encoder: prompts → embeddings (b, l, d) and mask (b, l).
       row_text: the same for rows; with online_text token ids (b, l) in place of embeddings.
       online_text: encoders.OnlineText, which embeds the ids of rows on the devices, or None.
@@ -35,6 +40,7 @@ class Inputs:
     codec: Any
     prepared: PreparedData | None
     sizes: dict[str, tuple[tuple[int, int], ...]]
+    depth: Normalisation | None
     text_encoder: Any
     row_text: Any
     online_text: Any | None
@@ -50,16 +56,29 @@ def make_inputs(
     data = config.data
     if data.name == "world":
         codec, prepared, sizes = LightCodec(), None, _sizes(layout, data.aspects)
+        depth = Normalisation(**DEPTH_RANGE)
     elif with_data:
         codec, prepared = _make_prepared(config, layout, tasks)
-        sizes = prepared.sizes()
+        sizes, depth = prepared.sizes(), depth_of(prepared.folders)
     else:
-        codec, prepared, sizes = _make_codec(data.encoder), None, _sizes(layout, ("1:1",))
+        codec, prepared = _make_codec(data.encoder), None
+        sizes, depth = _trained_pictures(config, layout)
     if config.text.kind == "t5":
         online = _make_online(config)
-        return Inputs(codec, prepared, sizes, online, online.ids, online)
+        return Inputs(codec, prepared, sizes, depth, online, online.ids, online)
     text = _make_text(config, prepared)
-    return Inputs(codec, prepared, sizes, text, text, None)
+    return Inputs(codec, prepared, sizes, depth, text, text, None)
+
+
+def _trained_pictures(
+    config: ConfigDict, layout: RowLayout
+) -> tuple[dict[str, tuple[tuple[int, int], ...]], Normalisation | None]:
+    """Sizes and depth of a model that is only sampled: as in its folders, where they still are."""
+    try:
+        folders = open_folders(config.data.folders)
+    except (ValueError, OSError):  # gone, or another's: the shapes that are prepared by default
+        return _sizes(layout, ("1:1", "4:3", "3:4")), None
+    return sizes_of(folders), depth_of(folders)
 
 
 def _sizes(layout: RowLayout, aspects: tuple[str, ...]) -> dict[str, tuple[tuple[int, int], ...]]:

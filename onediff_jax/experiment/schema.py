@@ -75,7 +75,8 @@ class Field:
     Attributes:
       path: its section and name, e.g. "train.steps".
       kind: "int", "float", "bool", "str"; "names", "steps" (tuples of str and of int); "slots",
-        "folders" (tuples of tuples, of config.rows and data.folders); "weights" (a section of
+        "folders" (tuples of tuples, of config.rows and data.folders,
+        where a folder alone has weight 1); "weights" (a section of
         numbers whose names are free); "tasks" (definitions of tasks of one's own).
       says: what it is, for docs/settings.md.
       allowed: the Range of a number; the choices of a str, or of each of several names; None: any.
@@ -284,6 +285,17 @@ FIELDS = (
         POSITIVE,
         "threads",
         free=True,
+    ),
+    Field(
+        "data.cache_gib",
+        "float",
+        "Memory for rendered examples of the embedded world, shared out among the reading "
+        "processes of a host; those used least recently are rendered again.",
+        NOT_NEGATIVE,
+        "GiB",
+        lacking=1.0,
+        free=True,
+        only="world",
     ),
     Field(
         "data.prefetch",

@@ -15,6 +15,7 @@ from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
 from onediff_jax.experiment.own_tasks import with_own_tasks
+from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
 from onediff_jax.parallel.memory import check_memory
@@ -112,6 +113,8 @@ class _Run:
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
         self.reporter.say(f"workdir {self.path}")
+        for line in padding_lines(slot_use(self.experiment)):
+            self.reporter.say(line)
         self.fields = self.experiment.stream_fields()
         self.clock = Clock(self.first_start)
         self.work = self._work()

@@ -71,12 +71,7 @@ class PreparedData:
 
     def sizes(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """Task group → (height, width) in pixels of its pictures."""
-        found: dict[str, dict] = {}
-        for folder, _ in self.folders:
-            for name, facts in folder.tasks.items():
-                group = found.setdefault(self.tasks.task(name).group, {})
-                group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
-        return {group: tuple(sizes) for group, sizes in found.items()}
+        return sizes_of(self.folders)
 
     def fields(self) -> list[list[Any]]:
         """What determines the content: the hash and weight of every folder, wherever it lies."""
@@ -212,6 +207,18 @@ def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
                     f"{theirs}"
                 )
     return tuple(opened)
+
+
+def sizes_of(
+    folders: Sequence[tuple[PreparedFolder, float]],
+) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Task group → (height, width) in pixels of its pictures in these folders."""
+    found: dict[str, dict] = {}
+    for folder, _ in folders:
+        for name, facts in folder.tasks.items():
+            group = found.setdefault(folder.definitions.task(name).group, {})
+            group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
+    return {group: tuple(sizes) for group, sizes in found.items()}
 
 
 def _essence(identity: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from onediff_jax.data.sources.base import BadData, RawExample, check_captions, check_text
 from onediff_jax.data.sources.condition_files import ConditionReader
-from onediff_jax.data.sources.images import ImageReader
+from onediff_jax.data.sources.images import ImageReader, is_picture_name
 from onediff_jax.data.sources.labels import check_label, check_regions
 from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 from onediff_jax.tasks.own import definitions_of
@@ -96,11 +96,15 @@ class RecordReader:
         return NAMES[role] if chosen is None else (chosen,)
 
     def get(self, row: Mapping[str, Any], role: str) -> Any:
-        """The value of a role; None where the row has none."""
-        for name in self.names(role):
-            if row.get(name) is not None:
-                return row[name]
-        return None
+        """The value of a role; None where the row has none.
+
+        Of several fields that could hold a picture, one that looks like a picture goes first:
+        `source` may say where a row comes from, `target` may be a number.
+        """
+        values = [row[name] for name in self.names(role) if row.get(name) is not None]
+        if role in ("image", "source") and len(values) > 1:
+            values = [v for v in values if _looks_like_picture(v)] or values
+        return values[0] if values else None
 
     def needed(self) -> tuple[str, ...]:
         """The roles a row must have."""
@@ -140,9 +144,9 @@ class RecordReader:
         target = self._picture(load, self.get(row, "image"), "image")
         if self.own:
             return self._own_task(key, target, captions, row, load, parts)
-        sources = self._sources(row)
         if self.definition.group == "t2i":
             return RawExample(key, self.task, (target,), (captions,), **parts)
+        sources = self._sources(row)
         if self.definition.group == "i2i" and not self._instructs:
             return self._conditioned(key, target, captions, sources, row, load, parts)
         pictures = [self._picture(load, s, f"source {i}") for i, s in enumerate(sources)]
@@ -155,7 +159,7 @@ class RecordReader:
         """A picture and its condition, drawn from what the file stores."""
         role = self.definition.frames[1]
         image = self._condition(role, "source", sources[0], key, target, load, parts)
-        parts["regions"] = parts.get("regions") or check_regions(self.get(row, "regions"))
+        self._add_regions(row, parts)
         return RawExample(key, self.task, (target, image), (captions, ()), **parts)
 
     def _own_task(self, key, target, captions, row, load, parts) -> RawExample:
@@ -167,9 +171,13 @@ class RecordReader:
                 images.append(None)  # it may be lacking: else `needed` had named it
             else:
                 images.append(self._condition(role, role, value, key, target, load, parts))
-        parts["regions"] = parts.get("regions") or check_regions(self.get(row, "regions"))
+        self._add_regions(row, parts)
         texts = (captions, *[()] * (len(images) - 1))
         return RawExample(key, self.task, tuple(images), texts, own=self.own, **parts)
+
+    def _add_regions(self, row, parts) -> None:
+        if self.definition.region_word and not parts.get("regions"):
+            parts["regions"] = check_regions(self.get(row, "regions"))
 
     def _condition(self, role, what, value, key, target, load, parts):
         """The picture of a role; what else its file tells goes into `parts`."""
@@ -226,3 +234,12 @@ class RecordReader:
             return self.images.decode(load(value))
         except BadData as error:
             raise BadData(error.reason, f"{what}: {error.detail}") from None
+
+
+def _looks_like_picture(value: Any) -> bool:
+    """Whether a field's value may be a picture: bytes, {"bytes", "path"}, or a picture's name."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_looks_like_picture, value))
+    return isinstance(value, bytes | dict) or (
+        isinstance(value, str) and (is_picture_name(value) or value.endswith(".npy"))
+    )
