@@ -44,7 +44,8 @@ class SlotUse:
 
 
 def slot_use(experiment: Experiment) -> tuple[SlotUse, ...]:
-    """Per task group of the rows (per tray, see RowLayout); where the number of frames varies, its middle counts."""
+    """Per tray of the rows (task group, see RowLayout); where the number of frames varies, its
+    middle counts."""
     found: dict[str, list] = {}
     for slot in experiment.layout.slots:
         found.setdefault(experiment.layout.tray(slot), []).append(slot)
