@@ -208,7 +208,7 @@ class _Run:
 
     def _held_out_batches(self) -> list[dict[str, jax.Array]]:
         rows, count = self.config.train.batch_rows, self.config.log.held_out_batches
-        stream = self._stream(rows, held_out=True, threads=1, prefetch=1)
+        stream = self._stream(rows, held_out=True, workers=0, threads=1, prefetch=1)
         found = [self.to_devices(next(stream), rows) for _ in range(count)]
         stream.close()
         return found
