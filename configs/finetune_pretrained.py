@@ -41,6 +41,7 @@ def _lora() -> ConfigDict:
 def _common() -> ConfigDict:
     c = ConfigDict()
     c.name = "finetune_pretrained"
+    c.preset = "lora"
     c.seed = 0
     c.init_from = "released"  # folder or hub id of the released layout
 
@@ -87,6 +88,8 @@ def _common() -> ConfigDict:
     c.flow.shift = 3.0
     c.flow.clean_share = 0.5  # of bundles, whose given frames are clean
     c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+    c.flow.ray_shift = config_dict.placeholder(float)  # of ray maps; None: as pictures
+    c.flow.ray_weight = 1.0  # of ray maps in the loss, beside 1 of pictures
 
     c.train = ConfigDict()
     c.train.steps = 2000

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
+from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
 from onediff_jax.parallel.memory import check_memory
@@ -96,8 +98,8 @@ class _Run:
                 self.path = await_claim(workdir)
             self.profile = ProfileWindow(
                 self.path / "profile",
-                first=log.get("profile_at", 0) if self.is_writer else 0,
-                steps=log.get("profile_steps", 3),
+                first=log.profile_at if self.is_writer else 0,
+                steps=log.profile_steps,
             )
             opened.callback(self.profile.close)
         self.checkpoints = Checkpoints(
@@ -113,14 +115,15 @@ class _Run:
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
         self.reporter.say(f"workdir {self.path}")
+        for line in padding_lines(slot_use(self.experiment)):
+            self.reporter.say(line)
         self.fields = self.experiment.stream_fields()
         self.clock = Clock(self.first_start)
         self.work = self._work()
         step, self.shardings, frozen = sharded_train_step(
             self.experiment, self.tx, schedule, self.mesh
         )
-        again = log.get("allow_recompile", False)
-        self.step = Program(step, "the train step", allow_recompile=again)
+        self.step = Program(step, "the train step", allow_recompile=log.allow_recompile)
         self.ema_shardings = on_device(self.shardings.ema)
         self.frozen = self._load_frozen(frozen)
         if self.experiment.online_text:
@@ -173,11 +176,11 @@ class _Run:
             self.shardings._replace(ema=self.ema_shardings),
         )
         step, state, data = self.checkpoints.restore(wanted)
-        if data["stream_hash"] != stream_hash(self.fields):
-            named = [
-                f"{name}: {old!r} in the checkpoint, {new!r} now"
-                for name, old, new in differences(data["stream"], self.fields)
-            ]
+        named = [
+            f"{name}: {old!r} in the checkpoint, {new!r} now"
+            for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)
+        ]
+        if named:
             raise CheckpointError(
                 f"checkpoint {step} was trained on another data stream:\n  " + "\n  ".join(named)
             )
@@ -188,7 +191,7 @@ class _Run:
 
     def _start(self) -> TrainState:
         """The state of step 0: initial values, or those of init_from."""
-        folder = self.config.get("init_from")
+        folder = self.config.init_from
         if not folder or self.experiment.lora:
             return jax.jit(self._new_state, out_shardings=self.shardings)()
         shapes = param_shapes(self.experiment)
@@ -198,7 +201,7 @@ class _Run:
 
     def _load_frozen(self, shardings: Any) -> Any:
         """Weights that are used and not trained; None where all are."""
-        shapes, folder = self.experiment.frozen_shapes, self.config.get("init_from")
+        shapes, folder = self.experiment.frozen_shapes, self.config.init_from
         if shapes is None:
             return None
         params = load_params(folder, self.experiment.model_config, shapes, shardings)

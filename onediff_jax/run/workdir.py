@@ -11,14 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from onediff_jax.experiment.checks import upgrade
+from onediff_jax.experiment.schema import is_free
 from onediff_jax.files import FileError, read_json, write_json
-
-# What may change between two starts of one run, because it does not change the result. (Prepared
-# folders may be moved: the stream that a checkpoint belongs to knows them by content and weight.)
-FREE_FIELDS = (
-    *("log.", "checkpoint.", "mesh.", "model.unroll", "ema.offload"),
-    *("data.workers", "data.threads", "data.prefetch", "data.folders", "data.encoder"),
-)
 
 
 class WorkdirError(ValueError):
@@ -66,8 +61,8 @@ class Workdir:
         if file.exists():
             differ = [
                 f"{name}: {old!r} in the workdir, {new!r} now"
-                for name, old, new in differences(_read(file), ours)
-                if not name.startswith(FREE_FIELDS)
+                for name, old, new in differences(upgrade(_read(file), file), upgrade(ours, ""))
+                if not is_free(name)
             ]
             if differ:
                 raise WorkdirError(
@@ -172,15 +167,12 @@ def _read(file: Any) -> Any:
 def load_config(workdir: str | Path) -> ConfigDict:
     """The config that a run was started with.
 
-    Raises WorkdirError when the folder is no workdir.
+    Fields that it lacks, because the run is older than they are, have the values that it meant.
+
+    Raises WorkdirError when the folder is no workdir; SettingsError when the config has fields that
+    no longer exist.
     """
     file = run_folder(workdir) / "config.json"
     if not file.exists():
         raise WorkdirError(f"{workdir} holds no config.json: not a workdir of a run")
-    return ConfigDict(_tuples(_read(file)))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return ConfigDict(upgrade(_read(file), file))
