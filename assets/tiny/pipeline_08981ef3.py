@@ -1237,7 +1237,6 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         unknown = [None] * len(pictures_per_prompt(images, 1)[0])
         return self.multiview(prompt, images, unknown, output_type="latent", **options).cameras
 
-    @torch.no_grad()
     def sample(
         self,
         prompts: Sequence[str],
@@ -1258,11 +1257,12 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
           options: generator, latents, and those of `denoise`; the others as in `img2img`.
         """
         steps, guidance = self._steps_and_guidance(num_inference_steps, guidance_scale)
-        text = self.encode_prompt(
-            prompts, guidance > 1, negative_prompt=negative_prompt, max_length=max_length
-        )
         options |= {"guidance": guidance, "num_inference_steps": steps}
-        return self._sample(text, frames, (height, width), **options)
+        with torch.no_grad():
+            text = self.encode_prompt(
+                prompts, guidance > 1, negative_prompt=negative_prompt, max_length=max_length
+            )
+            return self._sample(text, frames, (height, width), **options)
 
     def _sample(self, text, frames, size, *, generator=None, latents=None, **flow) -> torch.Tensor:
         """Latents of all frames from encoded captions; see `sample`."""
