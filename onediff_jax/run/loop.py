@@ -147,6 +147,7 @@ class _Run:
                 "storage that all processes share"
             )
         if not seen[0]:
+            self.checkpoints.check_fresh()
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
             )
