@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     c.model.norm_eps = 1e-5
     c.model.attention_softcap = 30.0  # logits; 0 is not "off", None is
     c.model.dtype = "bfloat16"  # of activations: float32 or bfloat16
-    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, cudnn (GPU)
+    c.model.attention = "auto"  # reference, chunked; splash (TPU); tokamax, triton, cudnn (GPU)
     c.model.remat = "full"  # none, feed_forward, mixed, attention, kernels, full
     c.model.unroll = 1  # layers unrolled
 

@@ -28,7 +28,9 @@ def devices_of(topology: Topology, slices: int = 1) -> list[Any]:
             platform="cuda", target_config=_gpu_target(chip), topology=f"1x{hosts}x{gpus}"
         )
         return list(found.devices)
-    options = {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if chip.name == "v4":  # its two cores as one device, as jax drives it
+        options["chip_config_name"] = "megacore"
     found = topologies.get_topology_desc(
         platform="tpu", topology_name=topology.name, **options
     ).devices
@@ -36,25 +38,27 @@ def devices_of(topology: Topology, slices: int = 1) -> list[Any]:
 
 
 def _gpu_target(chip: Chip) -> str:
-    """What XLA's compiler asks of a GPU: the figures of the Hopper generation, and of this one."""
+    """What XLA's compiler asks of a GPU."""
+    gpu = chip.gpu
+    assert gpu is not None
     return f"""
 gpu_device_info {{
-  cuda_compute_capability {{ major: 9 minor: 0 }}
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
+  cuda_compute_capability {{ major: {gpu.capability[0]} minor: {gpu.capability[1]} }}
+  core_count: {gpu.cores}
+  fpus_per_core: {gpu.units}
+  clock_rate_ghz: {gpu.clock}
   threads_per_warp: 32
   threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
+  threads_per_core_limit: {gpu.threads}
   registers_per_block_limit: 65536
   registers_per_core_limit: 65536
   shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
+  shared_memory_per_block_optin: {gpu.shared}
+  shared_memory_per_core: {gpu.shared + 1024}
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-  l2_cache_size: 52428800
+  l2_cache_size: {gpu.cache}
   device_memory_size: {chip.hbm_bytes}
   memory_bandwidth: {int(chip.hbm_bandwidth)}
 }}

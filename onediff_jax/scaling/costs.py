@@ -9,9 +9,10 @@ from onediff_jax.scaling.hlo import Instruction, Module, Run
 from onediff_jax.scaling.products import product_flops
 from onediff_jax.scaling.traffic import hbm_bytes
 
-_KERNELS = [
-    f'custom_call_target="{name}' for name in ("tpu_custom_call", "mosaic_gpu", "__cudnn$fmha")
-]
+_TARGETS = ("tpu_custom_call", "mosaic_gpu", "__gpu$xla.gpu.triton", "__cudnn$fmha")
+_KERNELS = [f'custom_call_target="{name}' for name in _TARGETS]
+# Of models/attention/triton.py: name → products of t × s × h per head.
+_TRITON = {"attention_forward": 2, "attention_backward_queries": 3, "attention_backward_keys": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,8 @@ def _kernel(run: Run, instruction: Instruction) -> Kernel:
         phases = {"fwd": 2, "dkv": 5, "dq": 3}
         phase = next((p for p in phases if f"_{p}_" in f"{instruction.name}_"), None)
         products, keys = phases.get(phase), -2
+    elif ours := next((n for n in _TRITON if f'"{n}"' in instruction.rest), None):
+        name, products = f"triton_{ours.removeprefix('attention_')}", _TRITON[ours]
     elif "FlashAttention" in instruction.rest:  # of tokamax
         backward = "dkv" if len(instruction.arrays) > 1 else "dq"
         phase = backward if "FlashAttentionVjp" in instruction.rest else "fwd"

@@ -21,6 +21,9 @@ _PEAKS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA L4": 121e12,
     "NVIDIA L40S": 362e12,
+    "NVIDIA GeForce RTX 4090": 165.2e12,
+    "NVIDIA GeForce RTX 5090": 209.5e12,
+    "NVIDIA RTX 6000 Ada Generation": 364.2e12,
 }
 
 

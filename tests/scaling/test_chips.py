@@ -31,15 +31,24 @@ def test_rings():
 
 
 def test_documented_figures_of_gpus():
-    """bfloat16 peak, memory bandwidth, NVLink in both directions, 400 Gbit/s of network."""
+    """bfloat16 peak, memory bandwidth, NVLink in both directions, network in Gbit/s."""
     found = {
         name: (chip.flops, chip.hbm_bandwidth, 2 * chip.link_bandwidth, 8 * chip.slow_bandwidth)
         for name, chip in CHIPS.items()
         if chip.platform == "gpu"
     }
     assert found == {
+        "a100-40": (312e12, 1555e9, 600e9, 200e9),
+        "a100-80": (312e12, 2039e9, 600e9, 200e9),
         "h100": (989e12, 3352e9, 900e9, 400e9),
         "h200": (989e12, 4800e9, 900e9, 400e9),
+        "b200": (2250e12, 8000e9, 1800e9, 400e9),
+        # On PCIe, 16 lanes: of generation 4, and of generation 5.
+        "l4": (121e12, 300e9, 64e9, 256e9),
+        "l40s": (362e12, 864e9, 64e9, 256e9),
+        "rtx4090": (165.2e12, 1008e9, 64e9, 256e9),
+        "rtx6000ada": (364.2e12, 960e9, 64e9, 256e9),
+        "rtx5090": (209.5e12, 1792e9, 128e9, 512e9),
     }
     assert topology_of("h100:4x8").chips == 32 and topology_of("h200:8").shape == (8,)
 
@@ -54,6 +63,7 @@ def test_documented_figures():
         links = 2 * ports * chip.link_bandwidth
         found[name] = (chip.flops, chip.hbm_bytes / GIB, chip.hbm_bandwidth, links)
     assert found == {
+        "v4": (275e12, 32, 1228e9, 600e9),
         "v5e": (197e12, 16, 819e9, 400e9),
         "v5p": (459e12, 95, 2765e9, 1200e9),
         "v6e": (918e12, 32, 1638e9, 800e9),

@@ -3,7 +3,8 @@
     reference   plain XLA, everywhere: what the others must agree with
     chunked     the same, some queries at a time: memory grows with the keys only
     splash      Pallas kernel for TPUs
-    tokamax     Pallas kernel for NVIDIA GPUs from Hopper on, of the package tokamax
+    tokamax     Pallas kernel for NVIDIA's Hopper GPUs, of the package tokamax
+    triton      Pallas kernel of ours for NVIDIA GPUs from Ampere on
     cudnn       cuDNN's kernel for NVIDIA GPUs; it has no soft cap
 
 Kernels run on each device by themselves, under the mesh that is set while the caller is traced
@@ -23,8 +24,8 @@ from jaxtyping import Array, Bool, Float
 
 from onediff_jax.models.attention.plain import reference
 
-Implementation = Literal["auto", "reference", "chunked", "splash", "tokamax", "cudnn"]
-IMPLEMENTATIONS = ("auto", "reference", "chunked", "splash", "tokamax", "cudnn")
+Implementation = Literal["auto", "reference", "chunked", "splash", "tokamax", "triton", "cudnn"]
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "splash", "tokamax", "triton", "cudnn")
 _LANES = 128  # of a TPU: fewer queries than this are not worth a kernel
 _LONG = 2**22  # queries × keys of one head beyond which logits are not kept whole
 
@@ -82,7 +83,7 @@ def check_implementation(name: str, *, softcap: float | None) -> None:
     if name == "cudnn" and softcap is not None:
         raise ValueError(
             f"model.attention='cudnn' has no soft cap, and model.attention_softcap={softcap}; "
-            "choose 'tokamax', 'chunked' or 'auto'"
+            "choose 'tokamax', 'triton', 'chunked' or 'auto'"
         )
     if name == "tokamax" and importlib.util.find_spec("tokamax") is None:
         raise ValueError("model.attention='tokamax' needs that package: pip install tokamax")
@@ -124,6 +125,11 @@ def _kernel(implementation: str, softcap: float | None, name: str) -> Callable:
 
         interpret = _platform() != "tpu"
         return functools.partial(splash, softcap=softcap, name=name, interpret=interpret)
+    if implementation == "triton":
+        from onediff_jax.models.attention.triton import triton
+
+        interpret = _platform() not in ("gpu", "cuda")
+        return functools.partial(triton, softcap=softcap, name=name, interpret=interpret)
     from onediff_jax.models.attention.gpu import cudnn, tokamax
 
     if implementation == "cudnn":

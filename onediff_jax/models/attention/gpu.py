@@ -1,7 +1,8 @@
-"""Attention on NVIDIA GPUs: tokamax's kernel for Hopper and Blackwell, and cuDNN's.
+"""Attention on NVIDIA GPUs by libraries' kernels: tokamax's for Hopper, and cuDNN's.
 
 Of the two only tokamax has a soft cap, and of its kernels only "mosaic" has one in the backward
-pass; it needs compute capability 9.0. Both compute in 16 bits.
+pass. It compiles for compute capability 9.0 alone: for 10.0 its tiles of our sizes are larger than
+the shared memory, for 12.0 it has none. Both compute in 16 bits. Elsewhere triton.py has the cap.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from onediff_jax.models.attention.plain import mean_where_no_key
 
-_HOPPER = 9.0  # compute capability
+_AMPERE, _HOPPER = 8, 9  # major compute capability
 _TILE = 8  # tokamax's kernel takes multiples of so many queries and keys
 
 
@@ -26,8 +27,10 @@ def best(dtype: jnp.dtype, *, softcap: float | None) -> str | None:
     if softcap is None:
         return "cudnn"
     capability = getattr(get_default_device(), "compute_capability", None)
-    capable = capability is not None and float(capability) >= _HOPPER
-    return "tokamax" if capable and importlib.util.find_spec("tokamax") else None
+    major = int(float(capability or 0))
+    if major == _HOPPER and importlib.util.find_spec("tokamax"):
+        return "tokamax"
+    return "triton" if major >= _AMPERE else None
 
 
 def tokamax(

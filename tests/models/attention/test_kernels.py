@@ -1,5 +1,6 @@
 """Every implementation of attention that runs here agrees with plain XLA, gradients included."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -68,6 +69,34 @@ def test_splash_equals_the_reference(heads, softcap, mask):
     same(found, outputs(lambda *x: attention(*x, implementation="reference", **fields)))
 
 
+@pytest.mark.parametrize(
+    "heads, softcap, mask",
+    [("repeat", 2.0, "some"), ("tile", None, "none"), ("repeat", 30.0, "all")],
+)
+def test_triton_equals_the_reference(heads, softcap, mask):
+    """The GPU kernel, interpreted; queries and keys that are no whole tiles."""
+    fields = {"heads": heads, "softcap": softcap, "mask": masks(mask)}
+    found = outputs(lambda *x: attention(*x, implementation="triton", **fields))
+    same(found, outputs(lambda *x: attention(*x, implementation="reference", **fields)))
+
+
+def test_triton_is_kept_by_name(monkeypatch):
+    """What remat keeps of it: the forward kernel runs once. Lowered for a GPU, which needs none."""
+    monkeypatch.setattr(entry, "_platform", lambda: "gpu")
+    q, k, v, _ = arrays(jnp.bfloat16)
+
+    def loss(q):
+        attend = functools.partial(attention, k=k, v=v, softcap=30.0, implementation="triton")
+        layer = rematerialised(lambda q: attend(jnp.sin(q)), "attention")
+        return layer(q).astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(loss)).trace(q).lower(lowering_platforms=("cuda",)).as_text()
+    calls = re.findall(r'(%\d+)(?::2)? = .*name = "attention_(\w+)"', text)
+    # What nothing reads, XLA leaves out.
+    used = [name for result, name in calls if len(re.findall(rf"{result}\b", text)) > 1]
+    assert sorted(used) == ["backward_queries", "forward"]  # of q alone
+
+
 @pytest.mark.parametrize("softcap, mask", [(2.0, "some"), (None, "none")])
 def test_chunks_equal_the_whole(softcap, mask):
     found = outputs(lambda *x: chunked(*x, masks(mask), softcap=softcap, chunk=64))
@@ -121,10 +150,13 @@ def test_auto(platform, tokens, keys, want):
     [
         (jnp.bfloat16, None, False, "8.0", "cudnn"),
         (jnp.float32, None, True, "9.0", None),
-        (jnp.bfloat16, 30.0, False, "9.0", None),
-        (jnp.bfloat16, 30.0, True, "8.0", None),
+        (jnp.bfloat16, 30.0, False, "9.0", "triton"),
+        (jnp.bfloat16, 30.0, True, "8.0", "triton"),
+        (jnp.bfloat16, 30.0, True, "8.9", "triton"),
+        (jnp.bfloat16, 30.0, True, "7.5", None),
         (jnp.bfloat16, 30.0, True, "9.0", "tokamax"),
-        (jnp.bfloat16, 30.0, True, "10.0", "tokamax"),
+        (jnp.bfloat16, 30.0, True, "10.0", "triton"),
+        (jnp.bfloat16, 30.0, True, "12.0", "triton"),
     ],
 )
 def test_auto_on_a_gpu_keeps_the_soft_cap(monkeypatch, dtype, softcap, installed, capability, want):
