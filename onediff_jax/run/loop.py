@@ -1,6 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,19 @@ from onediff_jax.parallel.processes import (
 )
 from onediff_jax.parallel.program import Program
 from onediff_jax.parallel.sharding import on_mesh
-from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.checkpoint import (
+    CHECKPOINTS,
+    CheckpointError,
+    Checkpoints,
+    complete_steps,
+)
 from onediff_jax.run.metrics import Reporter, add_sums, console_line, memory_peak_gib, task_means
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
+from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
-from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
+from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
 
@@ -44,8 +51,17 @@ class NotFiniteError(RuntimeError):
     """Too many steps in a row had a gradient that is not finite."""
 
 
-def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+def train(
+    config: ConfigDict, workdir: str | Path, *, strict: bool = False, accept_changes: bool = False
+) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      strict: raise for a damaged checkpoint instead of going on from the one before.
+      accept_changes: go on although code, versions, weights or data are others than at the last
+        start; `config.accept_changes` says so once for all.
 
     SIGTERM, to any of the processes, saves a checkpoint and returns. Raises ValueError (and its
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
@@ -54,7 +70,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
-            return _Run(config, workdir, opened).loop()
+            return _Run(config, workdir, opened, strict, accept_changes).loop()
         except BaseException:
             if many():
                 opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
@@ -67,8 +83,15 @@ class _Run:
     `opened` releases what was opened, also when the start itself fails.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path, opened: contextlib.ExitStack):
-        self.config, log = config, config.log
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str | Path,
+        opened: contextlib.ExitStack,
+        strict: bool,
+        accept_changes: bool,
+    ):
+        self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
         with together():
             self.experiment: Experiment = make_experiment(config)
@@ -78,9 +101,15 @@ class _Run:
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config)
+                claimed = Workdir(workdir, config, write=False)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
+                starts = not complete_steps(self.path / CHECKPOINTS)
+                claimed.check_surroundings(
+                    surroundings(self.experiment, starts=starts),
+                    changes,
+                    accept=accept_changes or config.get("accept_changes", False),
+                )
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
@@ -94,12 +123,15 @@ class _Run:
             self.path,
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
+            about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
         )
         opened.callback(self.checkpoints.close)
         self.reporter = Reporter(self.path, is_writer=self.is_writer)
         opened.callback(self.reporter.close)
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
+        for note in claimed.notes if self.is_writer else ():
+            self.reporter.say(f"workdir: {note}")
         self.reporter.say(f"workdir {self.path}")
         self.fields = self.experiment.stream_fields()
         self.clock = Clock(self.first_start)
@@ -125,6 +157,8 @@ class _Run:
         self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
+        if self.is_writer:
+            claimed.begin()
 
     def _work(self) -> Work:
         kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
@@ -160,7 +194,8 @@ class _Run:
             abstract,
             self.shardings._replace(ema=self.ema_shardings),
         )
-        step, state, data = self.checkpoints.restore(wanted)
+        say = self.reporter.say
+        step, state, data = self.checkpoints.restore(wanted, strict=self.strict, say=say)
         if data["stream_hash"] != stream_hash(self.fields):
             named = [
                 f"{name}: {old!r} in the checkpoint, {new!r} now"
