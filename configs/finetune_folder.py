@@ -18,6 +18,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     """The complete experiment; every field can be set by --config.section.field=value."""
     c = ConfigDict()
     c.name = "finetune_folder"
+    c.preset = ""
     c.seed = 0
     c.init_from = ""  # weights in the released layout to start from; "" = from scratch
 
@@ -40,6 +41,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
 
     c.text = ConfigDict()
     c.text.kind = "hashed"  # or cached, of captions that prepare --text embedded
+    c.text.folder = ""  # the T5 that embedded them
     c.text.max_length = 48  # words per prompt
 
     # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
@@ -68,6 +70,8 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.flow.shift = 3.0
     c.flow.clean_share = 0.7  # of bundles, whose given frames are clean
     c.flow.condition_sigma = 0.2  # largest σ told for a clean frame
+    c.flow.ray_shift = config_dict.placeholder(float)  # of ray maps; None: as pictures
+    c.flow.ray_weight = 1.0  # of ray maps in the loss, beside 1 of pictures
 
     c.train = ConfigDict()
     c.train.steps = 2000
@@ -97,6 +101,9 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50

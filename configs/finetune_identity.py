@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     """The complete experiment; every field can be set by --config.section.field=value."""
     c = ConfigDict()
     c.name = "finetune_identity"
+    c.preset = ""
     c.seed = 0
     c.init_from = "released"  # weights to start from, in the released layout
 
@@ -66,6 +67,8 @@ def get_config() -> ConfigDict:
     c.flow.shift = 3.0
     c.flow.clean_share = 0.5  # of bundles, whose given frames are clean, as in sampling
     c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+    c.flow.ray_shift = config_dict.placeholder(float)  # of ray maps; None: as pictures
+    c.flow.ray_weight = 1.0  # of ray maps in the loss, beside 1 of pictures
 
     c.train = ConfigDict()
     c.train.steps = 20000
@@ -95,6 +98,9 @@ def get_config() -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50

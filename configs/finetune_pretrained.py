@@ -41,6 +41,7 @@ def _lora() -> ConfigDict:
 def _common() -> ConfigDict:
     c = ConfigDict()
     c.name = "finetune_pretrained"
+    c.preset = "lora"
     c.seed = 0
     c.init_from = "released"  # folder or hub id of the released layout
 
@@ -87,6 +88,8 @@ def _common() -> ConfigDict:
     c.flow.shift = 3.0
     c.flow.clean_share = 0.5  # of bundles, whose given frames are clean
     c.flow.condition_sigma = 0.1  # largest σ told for a clean frame
+    c.flow.ray_shift = config_dict.placeholder(float)  # of ray maps; None: as pictures
+    c.flow.ray_weight = 1.0  # of ray maps in the loss, beside 1 of pictures
 
     c.train = ConfigDict()
     c.train.steps = 2000
@@ -116,6 +119,9 @@ def _common() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 10

@@ -27,7 +27,7 @@ def get_config(preset: str = "stage1_256") -> ConfigDict:
     if preset not in PRESETS:
         raise ValueError(f"unknown {preset=}; choose from {PRESETS}")
     c = _stage1_256()
-    c.name = preset
+    c.name = c.preset = preset
     if preset == "stage1_512":
         c.init_from = "exports/stage1_256"
         c.rows = (("t2i", 1, 1, 1024),)
@@ -75,6 +75,7 @@ def _stage2_multitask() -> dict:
 def _stage1_256() -> ConfigDict:
     c = ConfigDict()
     c.name = "stage1_256"
+    c.preset = "stage1_256"
     c.seed = 0
     c.init_from = ""  # from scratch
 
@@ -153,6 +154,9 @@ def _stage1_256() -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 50000  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50

@@ -16,10 +16,11 @@ from pathlib import Path
 from absl import app, flags
 
 from onediff_jax.data import annotate
-from onediff_jax.data.prepared import beam, check, local, manifest
+from onediff_jax.data.prepared import beam, check, local, manifest, parts
 from onediff_jax.data.prepared.annotated import AnnotatedSource
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.prepared.plan import Encoders, Plan
+from onediff_jax.data.prepared.writer import plan_hash
 from onediff_jax.data.sources.report import TooManyBadRecords
 
 _INPUT = flags.DEFINE_string("input", None, "What to read: a folder, file or pattern.")
@@ -87,12 +88,13 @@ def _prepare() -> None:
         fields = plan.fields(encoders)
         manifest.begin(folder, fields)
         shards = plan.source.shards()
-        left = manifest.parts_left(folder, shards)
+        left = parts.survey(folder, shards, plan.source, plan_hash(folder))
+        print(*parts.describe_left(left, len(shards)), sep="\n", end="\n" * bool(left))
         print(f"{len(shards)} parts, {len(shards) - len(left)} of them done; writing to {folder}")
         if _RUNNER.value == "local":
-            local.run(plan, encoders, folder, _WORKERS.value)
+            local.run(plan, encoders, folder, _WORKERS.value, list(left))
         else:
-            beam.run(plan, folder, _RUNNER.value, _BEAM.value)
+            beam.run(plan, folder, _RUNNER.value, _BEAM.value, list(left))
         empty = encoders.text([""])[0].astype("float32").tolist() if encoders.text else None
         written = manifest.finish(folder, plan, fields, empty)
     print(check.table(written))
@@ -131,7 +133,15 @@ def _plan() -> Plan:
             batch=_BATCH.value,
             dtype=_DTYPE.value,
         )
-    return Plan(source, fitting, _HELD_OUT.value, _MAX_BAD.value, make)
+    training = {
+        "encoder": autoencoder or "light",
+        "text": {
+            "kind": "cached" if text else "hashed",
+            "folder": text or "",
+            "max_length": _MAX_LENGTH.value if text else None,
+        },
+    }
+    return Plan(source, fitting, _HELD_OUT.value, _MAX_BAD.value, make, training)
 
 
 def _options(pairs: list[str]) -> dict[str, object]:

@@ -16,6 +16,7 @@ from onediff_jax.export import ExportError, Options, export
 from onediff_jax.interop import load_pretrained
 from onediff_jax.interop.names import to_place
 from onediff_jax.interop.pretrained import PretrainedError, load_export
+from onediff_jax.interop.torch_files.bundling import bundle
 from onediff_jax.run.checkpoint import CheckpointError
 from onediff_jax.sampling.source import load_source
 from tests.experiments import shrunken
@@ -59,22 +60,20 @@ def exported(workdir, saved, tmp_path_factory):
 def test_the_layout_is_the_released_one(exported):
     assert files(exported) == {
         "README.md",
-        "cameras_torch.py",
-        "flow_torch.py",
         "model_index.json",
         "onediff_jax.json",
-        "pictures_torch.py",
+        f"{bundle('pipeline')[0]}.py",
         "pipeline.py",
         "scheduler/scheduler_config.json",
         "text_encoder/config.json",
         "text_encoder/diffusion_pytorch_model.safetensors",
-        "text_encoder/hashed_text.py",
+        f"text_encoder/{bundle('hashed_text')[0]}.py",
         "transformer/config.json",
-        "transformer/nextdit.py",
+        f"transformer/{bundle('nextdit')[0]}.py",
         WEIGHTS,
         "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",
-        "vae/light_codec.py",
+        f"vae/{bundle('light_codec')[0]}.py",
     }
     config = json.loads((exported / "transformer" / "config.json").read_text())
     assert config["_class_name"] == "NextDiT" and config["hidden_size"] == 48

@@ -18,7 +18,7 @@ ARROWS = {
     "models": (("models", "data.layout"), None),  # the layout of rows: numpy only
     "data": (("data", "tasks"), None),
     "parallel": (("parallel", "experiment", "run.workdir"), {"jax", "ml_collections", "numpy"}),
-    "interop": (("interop", "models", "data.codec"), None),
+    "interop": (("interop", "models", "data.codec", "experiment.checks"), None),
 }
 EVERYWHERE = ("files", "exits")  # the standard library only
 # Folder → what it must not import, of others.

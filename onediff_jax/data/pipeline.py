@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -41,27 +41,6 @@ class Draws:
         for field in dataclasses.fields(self):
             if not 0 <= getattr(self, field.name) <= 1:
                 raise ValueError(f"{field.name}={getattr(self, field.name)} must be in 0..1")
-
-
-class Cached:
-    """A random-access source that keeps what it made, encoded, in memory.
-
-    Rendering costs more than a training step takes for a small model; the dataset is finite, so
-    every later epoch is free. The values are the same with and without it.
-    """
-
-    def __init__(self, source: Sequence[Any], encode: Callable[[Any], Encoded]):
-        self._source, self._encode, self._kept = source, encode, {}
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: SupportsIndex) -> Encoded:
-        index = int(index)
-        found = self._kept.get(index)
-        if found is None:
-            found = self._kept[index] = self._encode(self._source[index])
-        return found
 
 
 class BatchSource:

@@ -1,7 +1,8 @@
 """Whether an exported transformer computes in PyTorch what the run computes in JAX.
 
-Both get the same latents, timesteps and captions, in float32 from the weights as stored, and for a
-bfloat16 export also in bfloat16. Where the outputs differ by more than the tolerance, the layers
+Both get the same latents, timesteps and captions, in float32 from the weights as stored. An export
+in half precision is also computed in it: bfloat16 by both, float16 by PyTorch alone, beside our
+float32. Where the outputs differ by more than the tolerance, the layers
 are compared one by one.
 """
 
@@ -22,7 +23,8 @@ from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
 # float32: of the largest difference, in units of the output's deviation where that exceeds 1.
 # bfloat16: of the root mean square of the differences over that of the output, or twice what the
 # rounding alone costs where that is more: two roundings differ by √2 of it, in any network.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
+# float16: as bfloat16; its rounding is eight times finer, and what overflows is far from it.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ def verify(
     """Compares the PyTorch model of a transformer folder with a network of ours.
 
     Args:
-      folder: with nextdit.py, config.json and weights.
+      folder: with nextdit_*.py, config.json and weights.
       config, params: the network, float32.
       dtype: of the weights in the folder; ours are rounded to it first.
 
@@ -103,24 +105,25 @@ def verify(
     """
     stored = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     found, exact = [], {}
-    for computed in ("float32", "bfloat16") if dtype == "bfloat16" else ("float32",):
+    for computed in dict.fromkeys(("float32", dtype)):
+        ours_in = "float32" if computed == "float16" else computed  # JAX never computes in float16
         ours = PretrainedModel(
-            config, jax.tree.map(lambda leaf, to=computed: leaf.astype(to), stored), dtype=computed
+            config, jax.tree.map(lambda leaf, to=ours_in: leaf.astype(to), stored), dtype=ours_in
         )
         theirs = _load_torch(Path(folder), computed)
         for case in cases:
             want = np.asarray(ours(case.latents, case.timesteps, case.text, case.text_mask))
             rounding = _error(want, exact.setdefault(case.name, want), computed)
             tolerance = max(TOLERANCES[computed], 2 * rounding)
-            found.append(_compare(ours, theirs, case, want, tolerance))
+            found.append(_compare(ours, theirs, case, want, tolerance, computed))
         del ours, theirs
     return found
 
 
 def _compare(
-    ours: PretrainedModel, theirs, case: Case, want: np.ndarray, tolerance: float
+    ours: PretrainedModel, theirs, case: Case, want: np.ndarray, tolerance: float, dtype: str
 ) -> Difference:
-    have, dtype = _call_torch(theirs, case), ours.dtype.name
+    have = _call_torch(theirs, case)
     largest = float(np.abs(have - want).max())
     found = Difference(case.name, dtype, largest, _error(have, want, dtype), tolerance)
     if found.good:
@@ -139,7 +142,8 @@ def _load_torch(folder: Path, dtype: str):
     """The model by the code in the folder, as whoever downloads it runs it."""
     import torch
 
-    spec = importlib.util.spec_from_file_location("exported_nextdit", folder / "nextdit.py")
+    (file,) = folder.glob("nextdit_*.py")
+    spec = importlib.util.spec_from_file_location("exported_nextdit", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model = module.NextDiT.from_pretrained(folder, torch_dtype=getattr(torch, dtype))

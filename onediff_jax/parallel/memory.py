@@ -39,7 +39,7 @@ def needed_bytes(experiment, params: int, mesh: Mesh) -> int:
     frozen = sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.frozen_shapes)
     )
-    state = _STATE_BYTES - (_EMA_BYTES if config.ema.get("offload", False) else 0)
+    state = _STATE_BYTES - (_EMA_BYTES if config.ema.offload else 0)
     return int((params * state + frozen) / shards + activations)
 
 

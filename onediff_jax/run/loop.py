@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
+from onediff_jax.experiment.checks import upgrade_stream
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
 from onediff_jax.parallel.memory import check_memory
@@ -36,7 +37,15 @@ from onediff_jax.run.checkpoint import (
     Checkpoints,
     complete_steps,
 )
-from onediff_jax.run.metrics import Reporter, add_sums, console_line, memory_peak_gib, task_means
+from onediff_jax.run.metrics import (
+    Reporter,
+    Results,
+    add_sums,
+    console_line,
+    memory_peak_gib,
+    step_means,
+    task_means,
+)
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.surroundings import changes, surroundings
@@ -61,7 +70,7 @@ def train(
       workdir: of the run.
       strict: raise for a damaged checkpoint instead of going on from the one before.
       accept_changes: go on although code, versions, weights or data are others than at the last
-        start; `config.accept_changes` says so once for all.
+        start; `checkpoint.accept_changes` says so once for all.
 
     SIGTERM, to any of the processes, saves a checkpoint and returns. Raises ValueError (and its
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
@@ -108,15 +117,15 @@ class _Run:
                 claimed.check_surroundings(
                     surroundings(self.experiment, starts=starts),
                     changes,
-                    accept=accept_changes or config.get("accept_changes", False),
+                    accept=accept_changes or config.checkpoint.accept_changes,
                 )
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
             self.profile = ProfileWindow(
                 self.path / "profile",
-                first=log.get("profile_at", 0) if self.is_writer else 0,
-                steps=log.get("profile_steps", 3),
+                first=log.profile_at if self.is_writer else 0,
+                steps=log.profile_steps,
             )
             opened.callback(self.profile.close)
         self.checkpoints = Checkpoints(
@@ -139,8 +148,7 @@ class _Run:
         step, self.shardings, frozen = sharded_train_step(
             self.experiment, self.tx, schedule, self.mesh
         )
-        again = log.get("allow_recompile", False)
-        self.step = Program(step, "the train step", allow_recompile=again)
+        self.step = Program(step, "the train step", allow_recompile=log.allow_recompile)
         self.ema_shardings = on_device(self.shardings.ema)
         self.frozen = self._load_frozen(frozen)
         if self.experiment.online_text:
@@ -154,6 +162,7 @@ class _Run:
         self.evaluate = Program(evaluate, "the held-out loss")
         self.batches = self._stream(config.train.batch_rows * config.train.accumulate)
         opened.callback(self.batches.close)
+        self.results = Results()
         self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
@@ -196,11 +205,11 @@ class _Run:
         )
         say = self.reporter.say
         step, state, data = self.checkpoints.restore(wanted, strict=self.strict, say=say)
-        if data["stream_hash"] != stream_hash(self.fields):
-            named = [
-                f"{name}: {old!r} in the checkpoint, {new!r} now"
-                for name, old, new in differences(data["stream"], self.fields)
-            ]
+        named = [
+            f"{name}: {old!r} in the checkpoint, {new!r} now"
+            for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)
+        ]
+        if named:
             raise CheckpointError(
                 f"checkpoint {step} was trained on another data stream:\n  " + "\n  ".join(named)
             )
@@ -211,7 +220,7 @@ class _Run:
 
     def _start(self) -> TrainState:
         """The state of step 0: initial values, or those of init_from."""
-        folder = self.config.get("init_from")
+        folder = self.config.init_from
         if not folder or self.experiment.lora:
             return jax.jit(self._new_state, out_shardings=self.shardings)()
         shapes = param_shapes(self.experiment)
@@ -221,7 +230,7 @@ class _Run:
 
     def _load_frozen(self, shardings: Any) -> Any:
         """Weights that are used and not trained; None where all are."""
-        shapes, folder = self.experiment.frozen_shapes, self.config.get("init_from")
+        shapes, folder = self.experiment.frozen_shapes, self.config.init_from
         if shapes is None:
             return None
         params = load_params(folder, self.experiment.model_config, shapes, shardings)
@@ -249,9 +258,10 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Starts a checkpoint of everything the run needs to go on."""
+        self.results.settle()
         began = time.perf_counter()
         data = {
-            "batches": self.batches.batches,
+            "batches": step,  # of each step one; the next one is read already
             "stream_hash": stream_hash(self.fields),
             "stream": self.fields,
             "productive_seconds": self.clock.productive,
@@ -269,33 +279,34 @@ class _Run:
         return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
-        """Save, next batch, step, log, evaluate; until the last step or SIGTERM."""
-        total, log = self.config.train.steps, self.config.log
-        first = step = int(self.state.step)
-        rows = self.config.train.batch_rows * self.config.train.accumulate
-        self.saved_at, self.saved_step = time.monotonic(), step
-        running, metrics = None, None
+        """Until the last step or SIGTERM: save, step, log, next batch, evaluate.
+
+        Everything that the devices need is given to them before anything is fetched from them: a
+        step is dispatched, and while it runs the one before is reported and the next batch is read
+        and placed. At most two steps are in flight, so memory stays flat.
+        """
+        total = self.config.train.steps
+        step = int(self.state.step)
+        self.saved_at, self.saved_step, self.logged_step = time.monotonic(), step, step
         self._observe(step)
         with Stop() as stop:
-            while step < total and not stop(step):
-                if self._save_due(step):
-                    self.save(step)
-                began = time.perf_counter()
-                batch = next(self.batches)
-                if step > first:
-                    self.clock.wait(time.perf_counter() - began)
-                if metrics is not None:  # at most one step in flight: memory stays flat
-                    jax.block_until_ready(metrics["loss"])
-                    running = add_sums(running, jax.device_get(metrics))
-                if self.profile(step, metrics):
-                    self.reporter.say(f"profile of the steps up to {step} in {self.path}/profile")
-                metrics = self._advance(step, self.to_devices(batch, rows))
-                step += 1
-                if step % log.every_steps == 0 or step == total:
-                    running = add_sums(running, jax.device_get(metrics))
-                    self._log(step, running, metrics)
-                    running, metrics = None, None
-                self._observe(step)
+            try:
+                batch = self._read(step)
+                while step < total and not stop(step):
+                    if self._save_due(step):
+                        self.save(step)
+                    if self.profile(step, self.results.newest):
+                        self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
+                    self._advance(step, batch)
+                    step += 1
+                    batch = self._read(step)
+                    self.results.settle(ahead=1)
+                    self._observe(step)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._log(step)  # what is done is told, whatever came after it
+                raise
+            self._log(step)
             self.save(step)
             self.checkpoints.wait()
         done = "finished" if step == total else "stopped by SIGTERM, checkpoint saved"
@@ -303,24 +314,42 @@ class _Run:
         self.reporter.say(f"{done} at step {step}; peak memory {peak:.2f} GiB; {self.path}")
         return self.state
 
-    def _advance(self, step: int, batch: dict[str, jax.Array]) -> dict[str, Any]:
-        """One step."""
+    def _read(self, step: int) -> dict[str, jax.Array] | None:
+        """The batch of the step after `step`, on its way to the devices; None after the last."""
+        train = self.config.train
+        if step >= train.steps:
+            return None
+        began = time.perf_counter()
+        batch = next(self.batches)
+        if self.results.idle:  # otherwise the devices were busy meanwhile: nothing was lost
+            self.clock.wait(time.perf_counter() - began)
+        return self.to_devices(batch, train.batch_rows * train.accumulate)
+
+    def _advance(self, step: int, batch: dict[str, jax.Array]) -> None:
+        """Dispatches one step; reports those before it, when due, while it runs."""
         compiled = self.step.compiled
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             self.state, metrics = self.step(self.state, batch, self.frozen)
+        self.results.add(step + 1, metrics)
+        self._log(step)
         self.clock.tick()
         if self.step.compiled > compiled:
-            jax.block_until_ready(metrics["loss"])
+            self.results.settle()
             self.clock.restart()  # compilation is not part of the rate
-        return metrics
 
-    def _log(self, step: int, sums: dict[str, np.ndarray], last: dict[str, Any]) -> None:
+    def _log(self, step: int) -> None:
+        """Reports the steps since the last report, when one is due at this step."""
+        train, log = self.config.train, self.config.log
+        if step <= self.logged_step or (step % log.every_steps and step != train.steps):
+            return
+        self.logged_step = step
+        results = self.results.fetch(step)
+        if not results:
+            return
         rates = self.clock.report()  # empty where the only step so far was compiled
-        tokens = max(sums["task_tokens"].sum(), 1.0)
+        last = results[-1]
         values = {
-            "loss": float(sums["task_loss"].sum() / tokens),
-            **task_means(sums),
-            "padding": float(1 - sums["valid_tokens"] / sums["all_tokens"]),
+            **step_means(results),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
             **(self.work.rates(rates["steps_per_second"]) if rates else {}),
@@ -328,9 +357,9 @@ class _Run:
             "compiles": self.compiles.count,
         }
         self.reporter.scalars(step, values)
-        self.reporter.say(console_line(step, self.config.train.steps, values))
-        in_a_row = int(last["skipped_in_a_row"])
-        if in_a_row >= self.config.train.max_skipped:
+        self.reporter.say(console_line(step, train.steps, values))
+        in_a_row = max(int(found["skipped_in_a_row"]) for found in results)
+        if in_a_row >= train.max_skipped:
             raise NotFiniteError(
                 f"{in_a_row} steps in a row had a gradient that is not finite, up to step {step}; "
                 f"the last checkpoints are {self.checkpoints.steps()}. "
@@ -340,12 +369,15 @@ class _Run:
     def _observe(self, step: int) -> None:
         """Held-out loss and sample grids, when due."""
         log, total = self.config.log, self.config.train.steps
-        began = time.perf_counter()
         last = step == total
         evaluate = step in log.held_out_at or last or (step and step % log.held_out_every == 0)
         preview = self.preview and step and (last or step % log.sample_every == 0)
-        if evaluate or preview:
-            params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
+        if not (evaluate or preview):
+            return
+        self._log(step)
+        self.results.settle()
+        began = time.perf_counter()
+        params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
         if evaluate:
             key, sums = jax.random.key(self.config.seed + 1), None
             for number, batch in enumerate(self.held_out):

@@ -7,17 +7,15 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-SCHEDULES = ("constant", "cosine", "linear", "late_cosine")
+from onediff_jax.experiment.checks import check_section
 
 
 def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     """Linear warm-up over `warmup_steps`, then the named schedule down to `end_factor` × peak.
 
     "late_cosine" stays at the peak for the first half and follows a cosine in the second.
-    Raises ValueError for an unknown schedule or a warm-up that is longer than the run.
+    Raises ValueError for a warm-up that is longer than the run.
     """
-    if config.schedule not in SCHEDULES:
-        raise ValueError(f"optim.schedule={config.schedule!r} must be one of {SCHEDULES}")
     if not 0 <= config.warmup_steps < total_steps:
         raise ValueError(
             f"optim.warmup_steps={config.warmup_steps} must be in 0..{total_steps - 1}, below "
@@ -53,14 +51,7 @@ def make_optimizer(
 
     Raises ValueError, naming the field, for values outside their range.
     """
-    for field, low in (("learning_rate", 0.0), ("clip_norm", 0.0), ("eps", 0.0)):
-        if not config[field] > low:
-            raise ValueError(f"optim.{field}={config[field]} must be above {low}")
-    for field in ("b1", "b2"):
-        if not 0 <= config[field] < 1:
-            raise ValueError(f"optim.{field}={config[field]} must be in [0, 1)")
-    if config.weight_decay < 0:
-        raise ValueError(f"optim.weight_decay={config.weight_decay} must be ≥ 0")
+    check_section("optim", config)
     schedule = learning_rate(config, total_steps)
     tx = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

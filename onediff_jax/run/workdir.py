@@ -12,14 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from onediff_jax.experiment.checks import upgrade
+from onediff_jax.experiment.schema import is_free
 from onediff_jax.files import FileError, file_hash, is_remote, read_json, write_json
-
-# What may change between two starts of one run, because it does not change the result. (Prepared
-# folders may be moved: the stream that a checkpoint belongs to knows them by content and weight.)
-FREE_FIELDS = (
-    *("accept_changes", "log.", "checkpoint.", "mesh.", "model.unroll", "ema.offload"),
-    *("data.workers", "data.threads", "data.prefetch", "data.folders", "data.encoder"),
-)
 
 
 class WorkdirError(ValueError):
@@ -52,8 +47,8 @@ class Workdir:
         self._config = json.loads(config.to_json_best_effort())
         try:
             self._made = not self.path.exists()
-            self._empty = self._made or not any(self.path.iterdir())
             self.path.mkdir(parents=True, exist_ok=True)
+            self._empty = self._made or not any(self.path.iterdir())
             if not is_remote(path):
                 self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 - held while we live
         except OSError as error:
@@ -135,8 +130,10 @@ class Workdir:
             return
         differ = [
             f"{name}: {old!r} in the workdir, {new!r} now"
-            for name, old, new in differences(self._old_config(file), self._config)
-            if not name.startswith(FREE_FIELDS)
+            for name, old, new in differences(
+                upgrade(self._old_config(file), file), upgrade(self._config, "")
+            )
+            if not is_free(name)
         ]
         if differ:
             raise WorkdirError(
@@ -272,7 +269,10 @@ def versions() -> dict[str, str]:
 def load_config(workdir: str | Path) -> ConfigDict:
     """The config that a run was started with.
 
-    Raises WorkdirError when the folder is no workdir.
+    Fields that it lacks, because the run is older than they are, have the values that it meant.
+
+    Raises WorkdirError when the folder is no workdir; SettingsError when the config has fields that
+    no longer exist.
     """
     folder = run_folder(workdir)
     file = folder / "config.json"
@@ -284,10 +284,4 @@ def load_config(workdir: str | Path) -> ConfigDict:
         fields = config_of_checkpoint(folder)
         if fields is None:
             raise WorkdirError(str(error)) from error
-    return ConfigDict(_tuples(fields))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return ConfigDict(upgrade(fields, file))

@@ -15,7 +15,6 @@ from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
     BatchSource,
-    Cached,
     Draws,
     mix_groups,
     row_batches,
@@ -208,15 +207,6 @@ def test_draws(share):
     both_ways = depth.reshape(-1, 4)[:, 1:]
     assert abs(forward[both_ways][:, 0].mean() - 0.5) < 0.06
     assert forward[~both_ways][:, 0].all()  # deblurring has one direction
-
-
-def test_cached_equals_uncached():
-    source = Numbered("depth2image")
-    cached = Cached(source, lambda bundle: bundle)
-    assert len(cached) == SCENES
-    for index in (3, 3, np.int64(3)):
-        np.testing.assert_array_equal(cached[index].frames[0], Numbered("depth2image")[3].frames[0])
-    assert source.reads == 1
 
 
 FIELDS = {"seed": 0, "data": {"level": "simple", "tasks": {"depth2image": 2.0}}, "draws": [0.5]}

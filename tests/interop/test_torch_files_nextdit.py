@@ -203,3 +203,18 @@ def test_unsupported_configurations_are_refused_by_name(field, value):
     sizes = {"hidden_size": 96, "depth": 1, "num_heads": 8, "num_kv_heads": 2}
     with pytest.raises(ValueError, match=field if field != "num_kv_heads" else "kv_heads=3"):
         NextDiT(**{**sizes, "caption_channels": 8, "multiple_of": 32, field: value})
+
+
+@torch.no_grad()
+def test_float16_holds_what_the_feed_forward_makes():
+    """Products beyond 65,504, as trained weights make, in float16."""
+    torch.manual_seed(0)
+    block = nextdit.FeedForward(32, 16, None)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=20.0)
+    norm, x = nextdit.RMSNorm(32, 1e-5), torch.randn(2, 5, 32)
+    wanted = norm(block(x))
+    assert block(x).abs().max() > 1e7
+    got = norm.half()(block.half()(x.half()))
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.float(), wanted, atol=5e-3, rtol=5e-3)

@@ -142,15 +142,17 @@ def test_other_pictures_are_refused(picture):
 
 
 def test_copy_into_names_every_file_it_copies(tmp_path):
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "nextdit_01234567.py").write_text("of an earlier export")
     index = torch_files.copy_into(tmp_path, vae="light", text="hashed")
     json.dumps(index)
-    assert (tmp_path / f"{index['_class_name'][0]}.py").is_file()
-    for part in ("transformer", "vae", "text_encoder"):
-        assert (tmp_path / part / f"{index[part][0]}.py").is_file()
+    named = {f"{index['_class_name'][0]}.py", "pipeline.py"}
+    named |= {f"{part}/{index[part][0]}.py" for part in ("transformer", "vae", "text_encoder")}
+    files = list(tmp_path.rglob("*.py"))
+    assert {str(file.relative_to(tmp_path)) for file in files} == named
     assert index["tokenizer"] == [None, None]
-    for name in torch_files.PIPELINE_FILES:
-        text = (tmp_path / name).read_text()
-        assert "onediff_jax" not in text, "exported files must stand alone"
+    for file in files:
+        assert "onediff_jax" not in file.read_text(), "exported files must stand alone"
     with pytest.raises(ValueError, match=r"vae='sd3' must be one of \['autoencoder_kl', 'light'\]"):
         torch_files.copy_into(tmp_path, vae="sd3")
 

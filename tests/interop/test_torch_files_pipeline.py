@@ -41,7 +41,7 @@ def export(folder, **parts):
     index = torch_files.copy_into(folder, **parts)
     (folder / "model_index.json").write_text(json.dumps(index))
     config = json.loads((TRANSFORMER / "config.json").read_text())
-    config |= torch_files.TRANSFORMER_CONFIG
+    config |= torch_files.transformer_config()
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
     shutil.copy(TRANSFORMER / torch_files.WEIGHTS, folder / "transformer")
     torch_files.write_scheduler(folder)

@@ -10,6 +10,7 @@ import pytest
 from etils.epath.testing import mock_epath
 from ml_collections import ConfigDict
 
+from onediff_jax.experiment.checks import upgrade
 from onediff_jax.files import write_json
 from onediff_jax.run.surroundings import changes
 from onediff_jax.run.workdir import (
@@ -62,7 +63,7 @@ def test_another_config_is_refused_by_field(tmp_path):
     lines = str(error.value).splitlines()
     assert lines[1:4] == [
         "  model.depth: 2 in the workdir, 3 now",
-        "  rows: [['t2i', 1, 1, 16]] in the workdir, [['t2i', 2, 1, 16]] now",
+        "  rows: (('t2i', 1, 1, 16),) in the workdir, (('t2i', 2, 1, 16),) now",
         "  seed: 0 in the workdir, 1 now",
     ]
     # Refused means untouched, and free again.
@@ -78,7 +79,7 @@ def test_what_does_not_change_the_result_may_change(tmp_path):
 
 def test_config_round_trip(tmp_path):
     Workdir(tmp_path, config()).release()
-    assert load_config(tmp_path).to_dict() == CONFIG
+    assert load_config(tmp_path).to_dict() == upgrade(CONFIG, "")
     versions = json.loads((tmp_path / "versions.json").read_text())
     assert versions["jax"] and versions["python"].startswith("3.")
 
@@ -115,7 +116,7 @@ def test_a_config_that_a_power_cut_emptied(tmp_path, content):
     write_json(made(tmp_path / "checkpoints" / "3") / "sums.json", {"config": copy})
     with pytest.raises(WorkdirError, match="seed: 0 in the workdir, 1 now"):
         Workdir(tmp_path, config(seed=1))
-    assert load_config(tmp_path).to_dict() == CONFIG
+    assert load_config(tmp_path).to_dict() == upgrade(CONFIG, "")
     workdir = Workdir(tmp_path, config())
     workdir.release()
     assert workdir.notes[0].endswith("recovered from the newest checkpoint")
@@ -227,7 +228,7 @@ def test_object_store(bucket):
     assert str(claimed.path) == "gs://runs/one"
     names = sorted(p.name for p in (bucket / "runs" / "one").iterdir())
     assert names == ["config.json", "started.json", "versions.json"]
-    assert load_config("gs://runs/one").to_dict() == CONFIG
+    assert load_config("gs://runs/one").to_dict() == upgrade(CONFIG, "")
     with pytest.raises(WorkdirError, match="seed: 0 in the workdir, 1 now"):
         Workdir("gs://runs/one", config(seed=1))
     assert str(await_claim("gs://runs/one")) == "gs://runs/one"

@@ -10,7 +10,6 @@ import numpy as np
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.pipeline import Mixture
-from onediff_jax.data.prepared.plan import SPLITS
 from onediff_jax.data.prepared.reader import (
     Decoding,
     PreparedExamples,
@@ -68,12 +67,7 @@ class PreparedData:
 
     def sizes(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """Task group → (height, width) in pixels of its pictures."""
-        found: dict[str, dict] = {}
-        for folder, _ in self.folders:
-            for name, facts in folder.tasks.items():
-                group = found.setdefault(get_task(name).group, {})
-                group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
-        return {group: tuple(sizes) for group, sizes in found.items()}
+        return sizes_of(self.folders)
 
     def fields(self) -> list[list[Any]]:
         """What determines the content: the hash and weight of every folder, wherever it lies."""
@@ -199,10 +193,16 @@ def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
     return tuple(opened)
 
 
-def check_split(evaluate_on: str) -> None:
-    """Raises ValueError for an unknown data.evaluate_on; lists the choices."""
-    if evaluate_on not in SPLITS:
-        raise ValueError(f"data.evaluate_on={evaluate_on!r} must be one of {SPLITS}")
+def sizes_of(
+    folders: Sequence[tuple[PreparedFolder, float]],
+) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Task group → (height, width) in pixels of its pictures in these folders."""
+    found: dict[str, dict] = {}
+    for folder, _ in folders:
+        for name, facts in folder.tasks.items():
+            group = found.setdefault(get_task(name).group, {})
+            group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
+    return {group: tuple(sizes) for group, sizes in found.items()}
 
 
 def _essence(identity: dict[str, Any] | None) -> dict[str, Any] | None:

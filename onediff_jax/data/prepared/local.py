@@ -8,21 +8,24 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from onediff_jax.data.prepared.annotated import AnnotatedSource
 from onediff_jax.data.prepared.manifest import PreparedError, parts_left, read_reports
+from onediff_jax.data.prepared.parts import part_name
 from onediff_jax.data.prepared.plan import Encoders, Plan
-from onediff_jax.data.prepared.writer import part_name, write_part
+from onediff_jax.data.prepared.writer import plan_hash, write_part
 from onediff_jax.data.sources.report import Report
 
 _SHOW_EVERY = (0.2, 10.0)  # seconds between two states of the progress, on a terminal and not
 
 
-def run(plan: Plan, encoders: Encoders, folder: Path, workers: int) -> None:
-    """Writes every part that is not done yet.
+def run(
+    plan: Plan, encoders: Encoders, folder: Path, workers: int, left: Sequence[int] | None = None
+) -> None:
+    """Writes every part that is not done yet, or those that are `left`.
 
     With networks to run (encoders, annotators) the workers are threads that share them, as the
     devices are the bottleneck then; otherwise they are processes, if more than one. Neither changes
@@ -33,7 +36,8 @@ def run(plan: Plan, encoders: Encoders, folder: Path, workers: int) -> None:
     if workers < 1:
         raise ValueError(f"{workers=} must be positive")
     shards = plan.source.shards()
-    left = parts_left(folder, shards)
+    if left is None:
+        left = parts_left(folder, shards, plan.source, plan_hash(folder))
     report = read_reports(folder, shards, plan.max_bad_share)
     count = multiprocessing.get_context("spawn").Value("q", 0)
     pool, call = _pool(plan, encoders, folder, min(workers, max(len(left), 1)), count)

@@ -12,9 +12,10 @@ import numpy as np
 
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.sources.base import Source
+from onediff_jax.files import file_hash
 
-FORMAT_VERSION = 3  # raise it when the same plan starts to give other bytes
-READABLE = (2, 3)  # versions whose finished folders are read
+FORMAT_VERSION = 4  # raise it when the same plan starts to give other bytes
+READABLE = (2, 3, 4)  # versions whose finished folders are read
 SPLITS = ("train", "held_out")
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _PACKAGES = ("onediff-jax", "numpy", "pillow", "opencv-python-headless", "scipy", "array-record")
@@ -75,6 +76,7 @@ class Plan:
         (0..1), chosen by the hash of their names.
       max_bad_share: share of bad records (0..1) above which the preparation stops.
       make_encoders: called once per process.
+      training: of the manifest, see manifest.py; says what a config needs and decides nothing.
 
     Raises:
       ValueError: a share outside 0..1.
@@ -85,6 +87,12 @@ class Plan:
     held_out: float
     max_bad_share: float
     make_encoders: Callable[[], Encoders] = Encoders
+    training: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {
+            "encoder": "light",
+            "text": {"kind": "hashed", "folder": "", "max_length": None},
+        }
+    )
 
     def __post_init__(self):
         if not 0 <= self.held_out < 1:
@@ -114,12 +122,6 @@ def split_of(key: str, held_out: float) -> str:
     hash alone: a scene, a subject, and every task made from a picture are on one side."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return SPLITS[int.from_bytes(digest, "little") / 2**64 < held_out]
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_hash(folder: Path, patterns: tuple[str, ...] = _WEIGHTS) -> str:

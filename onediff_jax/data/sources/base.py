@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ REASONS: dict[str, str] = {
     "bad_camera": "a camera that is singular, not rigid, not finite, or without a focal length",
     "bad_labels": "boxes, keypoints or classes that make no sense",
     "too_few_views": "fewer usable pictures of a subject or scene than an example needs",
+    "outside": "a row names a file outside the folder that it may name files of",
     "unsafe_member": "an archive member with an absolute name, '..', or a link",
     "broken_archive": "an archive or shard that ends early or cannot be read on",
     "failed_annotation": "the annotator's model gave nothing usable",
@@ -152,6 +153,18 @@ class Source(Protocol):
         """What identifies the source in a manifest: its path, counts and every option that
         decides what it yields; JSON values."""
         ...
+
+
+def content_of(source: Source, shard: str) -> str:
+    """What a shard yields as far as files do not tell (see journal.py), as a hash: the rows of a
+    table. Empty for sources that need none."""
+    return getattr(source, "content", lambda shard: "")(shard)
+
+
+def names_hash(names: Iterable[str]) -> str:
+    """SHA-256 of names in their order: what a listing is known by."""
+    text = "\0".join(names).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()
 
 
 def shard_ranges(count: int, size: int) -> dict[str, range]:

@@ -5,6 +5,7 @@ open_source("coco", "annotations/instances_val.json", task="boundingbox2image",
 """
 
 import collections
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -99,6 +100,17 @@ class CocoSource:
             "pictures": len(self._order),
             "without_annotation": self._unused,
         }
+
+    def content(self, shard: str) -> str:
+        """What the files say of the shard's pictures, as a hash."""
+        indices = pick_shard(self._shards, shard)
+        numbers = self._order[indices.start : indices.stop]
+        said: list[Any] = [[self._pictures[n] for n in numbers]]
+        said += [[group.get(n) for n in numbers] for group in (self._annotations, self._captions)]
+        if indices.start == 0:
+            said.append([[b.key, b.reason, b.detail] for b in self._bad])
+        said.append(sorted(self._categories.items(), key=str))
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)

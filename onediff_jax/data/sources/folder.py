@@ -20,6 +20,7 @@ from onediff_jax.data.sources.base import (
     RawExample,
     check_captions,
     decode_text,
+    names_hash,
     pick_shard,
     shard_ranges,
 )
@@ -51,6 +52,7 @@ class FolderSource:
             )
         self._path, self._reader = path, reader
         names = files.list_tree(path)
+        self._names_hash = names_hash(names)
         self._pictures = [name for name in names if is_picture_name(name)]
         if not self._pictures:
             raise ValueError(f"{path!r} has no picture")
@@ -77,6 +79,7 @@ class FolderSource:
     def describe(self) -> dict[str, Any]:
         return {
             "path": self._path,
+            "names_sha256": self._names_hash,
             "pictures": len(self._pictures),
             "captions": self._captioned,
             "other_files": dict(sorted(self._others.items())),

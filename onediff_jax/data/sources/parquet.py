@@ -49,6 +49,7 @@ class ParquetSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         name, group, first = pick_shard(self._shards, shard)
+        files.note_whole(files.join(self._folder, name))
         number = first
         if group < 0:
             yield BadRecord(name, "broken_archive", self._problem(name))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import (
     BadData,
     BadRecord,
@@ -80,7 +81,11 @@ class TfdsSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
-        source = self._open(self._builder(), indices)
+        builder = self._builder()
+        source = self._open(builder, indices)
+        named = builder.info.splits[f"{self._split}[{indices.start}:{indices.stop}]"]
+        for instruction in named.file_instructions:
+            files.note_whole(str(instruction.filename))
         for offset, index in enumerate(indices):
             key = f"{self._split}/{index}"
             try:

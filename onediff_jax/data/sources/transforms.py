@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.sources import files
+from onediff_jax.data.sources import files, journal
 from onediff_jax.data.sources.base import (
     BadData,
     BadRecord,
@@ -30,6 +30,7 @@ from onediff_jax.data.sources.base import (
 )
 from onediff_jax.data.sources.condition_files import check_aspect
 from onediff_jax.data.sources.images import SUFFIXES, ImageReader
+from onediff_jax.data.sources.journal import Content
 from onediff_jax.tasks.cameras import Cameras, cameras_from_transforms
 from onediff_jax.tasks.definitions import get_task
 
@@ -236,8 +237,10 @@ class TransformsSource:
         if self._image_folder is not None and suffix in SUFFIXES:
             tries += [stem + s for s in SUFFIXES if s != suffix]
         for candidate in tries:
-            if files.is_file(files.join(folder, candidate)):
+            path = files.join(folder, candidate)
+            if files.is_file(path):
                 return candidate
+            journal.note_input(path, Content(None))
         raise BadData("missing_file", f"none of {tries}")
 
 
@@ -297,3 +300,62 @@ def _intrinsics(fields: dict) -> tuple[float, float | None, float | None]:
 def _frame_name(frame: Any, index: int) -> str:
     name = frame.get("file_path") if isinstance(frame, dict) else None
     return name if isinstance(name, str) else f"frame {index}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SceneCameras:
+    """All cameras of a transforms file, for use without their pictures.
+
+    Attributes:
+      names: of the pictures, as the file spells them.
+      size: (height, width) in pixels of the first picture; None where the file does not tell.
+    """
+
+    names: tuple[str, ...]
+    size: tuple[int, int] | None
+    _c2w: np.ndarray
+    _shares: tuple[tuple[float, float | None], ...]
+
+    def cameras(self, order: list[int], size: tuple[int, int]) -> Cameras:
+        """Cameras of pictures of a size (height, width), in the frame of the first of `order`.
+
+        The scale is that of training: the first is 1.7 from what all look at.
+        """
+        height, width = size
+        poses = cameras_from_transforms(
+            self._c2w[order], height=height, width=width, fl_x=1.0, fl_y=1.0
+        )
+        focal = []
+        for across, down in (self._shares[index] for index in order):
+            down = across * width / height if down is None else down
+            focal.append(np.array([across * width, down * height]) / (min(size) / 2))
+        return dataclasses.replace(poses, focal=np.stack(focal))
+
+
+def read_cameras(data: bytes) -> SceneCameras:
+    """The cameras of a transforms.json.
+
+    Raises:
+      BadData: it does not parse, or a frame has no pinhole camera; names the frame.
+    """
+    scene = _parse(data)
+    names, matrices, shares, sizes = [], [], [], []
+    for index, frame in enumerate(scene["frames"]):
+        name = _frame_name(frame, index)
+        try:
+            if not isinstance(frame, dict):
+                raise BadData("missing_field", "a frame needs file_path")
+            fields = scene | frame
+            if fields.get("camera_model") in _FISHEYE:
+                raise BadData("bad_camera", f"camera_model {fields['camera_model']} is no pinhole")
+            *share, _ = _intrinsics(fields)
+            matrices.append(_matrix(frame.get("transform_matrix")))
+        except BadData as error:
+            raise BadData(error.reason, f"{name}: {error.detail}") from None
+        names.append(name)
+        shares.append(tuple(share))
+        known = fields.get("h") is not None and fields.get("w") is not None
+        sizes.append((int(fields["h"]), int(fields["w"])) if known else None)
+    if not names:
+        raise BadData("too_few_views", "no frames")
+    return SceneCameras(tuple(names), sizes[0], np.stack(matrices), tuple(shares))

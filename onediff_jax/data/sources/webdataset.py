@@ -58,6 +58,7 @@ class WebDatasetSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         name = pick_shard(self._shards, shard)
+        files.note_whole(files.join(self._folder, name))
         seen: set[str] = set()
         for group in _groups(files.join(self._folder, name)):
             if isinstance(group, BadRecord):

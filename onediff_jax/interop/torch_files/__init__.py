@@ -2,30 +2,26 @@
 
 The other modules of this package are copied, not imported: they need torch and diffusers alone, so
 that `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs without onediff_jax.
-This one needs neither. An exported folder:
+This one needs neither. An exported folder, where * is a hash of the file (see bundling.py):
 
     model_index.json                what copy_into returns, written by the caller
     README.md                       write_model_card
-    pipeline.py  flow_torch.py  cameras_torch.py  pictures_torch.py
-    transformer/                    nextdit.py, config.json (with TRANSFORMER_CONFIG), weights
-    vae/                            AutoencoderKL's files, or write_light_codec
-    text_encoder/  tokenizer/       T5's files, or write_hashed_text (which has no tokenizer)
+    pipeline_*.py  pipeline.py      the second one is for `custom_pipeline=folder`
+    transformer/                    nextdit_*.py, config.json (with transformer_config()), weights
+    vae/                            AutoencoderKL's files, or light_codec_*.py and write_light_codec
+    text_encoder/  tokenizer/       T5's files, or hashed_text_*.py and write_hashed_text
     scheduler/                      write_scheduler
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).parent
-PIPELINE_FILES = ("pipeline.py", "flow_torch.py", "cameras_torch.py", "pictures_torch.py")
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from onediff_jax.interop.torch_files.bundling import bundle, write
 
-# What transformer/config.json must hold besides the fields of the model: the released class name,
-# and where diffusers' AutoModel finds the class.
-TRANSFORMER_CONFIG = {"_class_name": "NextDiT", "auto_map": {"AutoModel": "nextdit.NextDiT"}}
+HERE = Path(__file__).parent
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 SCHEDULER_CONFIG = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -48,11 +44,22 @@ _TEXTS = {
 }
 
 
+_VAE_CLASSES = {kind: names[1] for kind, names in _VAES.items()}
+_TEXT_CLASSES = {kind: names[0][1] for kind, names in _TEXTS.items()}
+_CONFIG = "transformer/config.json"
+
+
+def transformer_config() -> dict:
+    """What transformer/config.json must hold besides the fields of the model: the released class
+    name, and where diffusers' AutoModel finds the class."""
+    return {"_class_name": "NextDiT", "auto_map": {"AutoModel": f"{bundle('nextdit')[0]}.NextDiT"}}
+
+
 def copy_into(folder, *, vae: str = "autoencoder_kl", text: str = "t5") -> dict:
     """Copies the PyTorch files into a folder and returns its model_index.json as a dictionary.
 
-    Weights and configurations are the caller's (see the module's docstring for the layout); any
-    file of the same name is replaced, nothing else is touched, and missing folders are made.
+    Weights and configurations are the caller's (see the module's docstring for the layout). Code of
+    an earlier export is replaced, nothing else is touched, and missing folders are made.
 
     Args:
       folder: the exported folder.
@@ -67,25 +74,52 @@ def copy_into(folder, *, vae: str = "autoencoder_kl", text: str = "t5") -> dict:
             raise ValueError(f"{name}={value!r} must be one of {sorted(choices)}")
     folder = Path(folder)
     text_encoder, tokenizer = _TEXTS[text]
-    copies = [(name, folder) for name in PIPELINE_FILES]
-    copies.append(("nextdit.py", folder / "transformer"))
-    if vae == "light":
-        copies.append(("light_codec.py", folder / "vae"))
-    if text == "hashed":
-        copies.append(("hashed_text.py", folder / "text_encoder"))
-    for name, target in copies:
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(HERE / name, target / name)
-    return {
+    pipeline, nextdit = write("pipeline", folder), write("nextdit", folder / "transformer")
+    line = f"from .{pipeline} import OneDiffusionPipeline  # for custom_pipeline=FOLDER\n"
+    (folder / "pipeline.py").write_text(line, encoding="utf-8")
+    index = {
         # A list names the file too: that is how diffusers finds the class in the folder.
-        "_class_name": ["pipeline", "OneDiffusionPipeline"],
+        "_class_name": [pipeline, "OneDiffusionPipeline"],
         "_diffusers_version": "0.30.0",
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "text_encoder": list(text_encoder),
         "tokenizer": list(tokenizer),
-        "transformer": ["nextdit", "NextDiT"],
+        "transformer": [nextdit, "NextDiT"],
         "vae": list(_VAES[vae]),
     }
+    if vae == "light":
+        index["vae"][0] = write("light_codec", folder / "vae")
+    if text == "hashed":
+        index["text_encoder"][0] = write("hashed_text", folder / "text_encoder")
+    return index
+
+
+def write_code(folder) -> dict:
+    """Gives a pipeline's folder the code, in place of any it had; returns its model_index.json.
+
+    Which vae and text encoder it has is read from model_index.json; that file and auto_map in
+    transformer/config.json are written anew, with their other fields as they were.
+
+    Raises:
+      ValueError: model_index.json or transformer/config.json is not there or not of this kind.
+    """
+    folder = Path(folder)
+    index, config = (_read_json(folder / name) for name in ("model_index.json", _CONFIG))
+    kinds = {
+        part: next((kind for kind, known in table.items() if _class_of(index, part) == known), None)
+        for part, table in (("vae", _VAE_CLASSES), ("text_encoder", _TEXT_CLASSES))
+    }
+    for part, kind in kinds.items():
+        if kind is None:
+            raise ValueError(
+                f"{folder / 'model_index.json'}: {part} is {index.get(part)}, not one of"
+                f" {[*_VAE_CLASSES.values(), *_TEXT_CLASSES.values()]}"
+            )
+    new = copy_into(folder, vae=kinds["vae"], text=kinds["text_encoder"])
+    index |= {key: new[key] for key in ("_class_name", "transformer", "vae", "text_encoder")}
+    _write_json(folder / _CONFIG, config | transformer_config())
+    _write_json(folder / "model_index.json", index)
+    return index
 
 
 def write_scheduler(folder):
@@ -169,3 +203,18 @@ def _write_component(target: Path, class_name: str, config: dict, arrays: dict):
 def _write_json(path: Path, content: dict):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def _class_of(index: dict, part: str) -> str | None:
+    entry = index.get(part)
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 else None

@@ -13,6 +13,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
+from .own_code import OwnCode
+
 # A task token such as [[depth2image]] is one word; so is a hex colour; punctuation stands alone.
 WORD = re.compile(r"\[\[\w+\]\]|#[0-9a-f]{6}|\w+|[^\w\s]")
 NEIGHBOUR = 0.5  # weight of the words before and after
@@ -30,7 +32,7 @@ def word_vector(word: str, dim: int) -> np.ndarray:
     return ((integers + 0.5) / 32768.0 - 1.0) * np.float32(np.sqrt(3.0))
 
 
-class HashedTextEncoder(ModelMixin, ConfigMixin):
+class HashedTextEncoder(OwnCode, ModelMixin, ConfigMixin):
     """Prompts → embeddings: word vector + ½ · the rotated vectors of both neighbours; a leading
     task token counts fourfold.
 

@@ -11,8 +11,10 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
+from .own_code import OwnCode
 
-class LightCodec(ModelMixin, ConfigMixin):
+
+class LightCodec(OwnCode, ModelMixin, ConfigMixin):
     """A linear codec of square blocks, exact up to the coefficients it drops.
 
     A block is flattened (row, column, rgb). latent = (basis·block − mean)/scale and

@@ -16,6 +16,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from .own_code import OwnCode
+
 ROPE_THETA = 10000.0
 TIME_FREQUENCIES = 128
 # Float32 logits held at once by the soft-capped attention (256 MiB); longer queries go in chunks.
@@ -23,7 +25,7 @@ MAX_LOGITS = 2**26
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) in float32, cast back, then times the weight."""
+    """x / rms(x) in float32, cast to the weight's dtype, then times the weight."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -33,7 +35,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return wide.to(x.dtype) * self.weight
+        return wide.to(self.weight.dtype) * self.weight
 
 
 class TimestepEmbedder(nn.Module):
@@ -134,7 +136,11 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """w2(silu(w1 x) · w3 x); the hidden width is 8/3 of the width, rounded up."""
+    """w2(silu(w1 x) · w3 x); the hidden width is 8/3 of the width, rounded up.
+
+    Products of trained weights exceed 65,504, the largest number of float16. There they are made in
+    float32, every token's is brought to at most 1 before w2, and the output is float32.
+    """
 
     def __init__(self, dim: int, multiple_of: int, multiplier: float | None):
         super().__init__()
@@ -148,7 +154,12 @@ class FeedForward(nn.Module):
         nn.init.zeros_(self.w2.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        gate, value = self.w1(x), self.w3(x)
+        if gate.dtype != torch.float16:
+            return self.w2(F.silu(gate) * value)
+        product = F.silu(gate.float()) * value.float()
+        size = product.abs().amax(-1, keepdim=True).clamp(min=1.0)
+        return self.w2((product / size).half()).float() * size
 
 
 def per_frame(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -194,7 +205,7 @@ class FinalLayer(nn.Module):
         return self.linear(per_frame(self.norm_final(x), 1 + self.adaLN_modulation(condition)))
 
 
-class NextDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class NextDiT(OwnCode, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The denoiser: noisy latent frames, their timesteps and a caption → the velocity ε − x.
 
     The defaults are the released model. `attention_softcap` bounds the logits of self-attention
@@ -203,6 +214,7 @@ class NextDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """
 
     _auto_class = "AutoModel"
+    _saving = False
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["TransformerBlock"]
     _repeated_blocks: ClassVar = ["TransformerBlock"]
@@ -313,11 +325,28 @@ class NextDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = x.permute(0, 1, 6, 2, 4, 3, 5).reshape(samples.shape)
         return Transformer2DModelOutput(sample=x) if return_dict else (x,)
 
-    @classmethod
-    def extract_init_dict(cls, config_dict, **kwargs):
-        # AutoModel's entry is for finding this class, not for building it: no warning about it.
-        config_dict = {key: value for key, value in config_dict.items() if key != "auto_map"}
-        return super().extract_init_dict(config_dict, **kwargs)
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Saves the network's own weights, its code and config.json; see ModelMixin.
+
+        Adapters that were loaded are left out, as `save_lora_adapter` saves those; what was fused
+        is in the weights.
+        """
+        self._saving = True
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self._saving = False
+
+    def state_dict(self, *args, **kwargs):
+        """As of any module; while the model is saved, without adapters and under its own names."""
+        tensors = super().state_dict(*args, **kwargs)
+        if not self._saving:
+            return tensors
+        return {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in tensors.items()
+            if ".lora_" not in name
+        }
 
     def _rope(self, grid, timesteps, scale_factor: float, watershed: float):
         head_dim = self.config.hidden_size // self.config.num_heads

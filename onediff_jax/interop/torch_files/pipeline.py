@@ -9,11 +9,7 @@ latents are scaling_factor · z (no shift). Axes: b batch, f frames, c channels,
 """
 
 import dataclasses
-import inspect
-import json
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from .cameras_torch import cameras_from_rays, orbit_rays, ray_frames, rays_from_frames, rebase
 from .flow_torch import denoise
 from .pictures_torch import fit, size_like
+from .pipeline_code import PipelineCode
 
 T5_LENGTH = 300  # tokens that captions are padded or cut to
 
@@ -39,7 +36,7 @@ class OneDiffusionPipelineOutput(BaseOutput):
     cameras: list[dict[str, np.ndarray]] | None = None
 
 
-class OneDiffusionPipeline(DiffusionPipeline):
+class OneDiffusionPipeline(PipelineCode, DiffusionPipeline):
     """Samples a OneDiffusion model.
 
     Args:
@@ -262,22 +259,6 @@ class OneDiffusionPipeline(DiffusionPipeline):
         mask = [frame is None for frame in frames[0]]
         latents = latents.to(device).reshape(shape)
         return denoise(self, latents, conditions, mask, text, null, guidance=guidance_scale, **flow)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """Saves the pipeline with the files of its classes, so that it loads as this one did."""
-        super().save_pretrained(save_directory, **kwargs)
-        folder, here = Path(save_directory), Path(__file__)
-        for name in ("pipeline", "flow_torch", "cameras_torch", "pictures_torch"):
-            shutil.copy(here.with_name(f"{name}.py"), folder)
-        index_file = folder / "model_index.json"
-        index = json.loads(index_file.read_text())
-        index["_class_name"] = ["pipeline", type(self).__name__]
-        for name, component in self.components.items():
-            module = type(component).__module__
-            if component is not None and module.split(".")[0] not in ("diffusers", "transformers"):
-                shutil.copy(inspect.getfile(type(component)), folder / name)
-                index[name] = [module.split(".")[-1], type(component).__name__]
-        index_file.write_text(json.dumps(index, indent=2) + "\n")
 
     def _size(self, height: int | None, width: int | None, picture) -> tuple[int, int]:
         """Pixels of all frames; see img2img."""

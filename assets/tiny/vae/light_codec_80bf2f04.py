@@ -1,0 +1,121 @@
+"""The light codec for PyTorch: images to 16-channel latents at 1/8 resolution by one matrix.
+
+Everything it knows is in its weights: `basis` (orthonormal rows), `mean` and `scale`. It has the
+interface of diffusers' AutoencoderKL, so a pipeline need not tell them apart.
+"""
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+
+
+# -------------------------------------------------------------------------------------------------
+# What makes a saved model or pipeline carry the code of its class (standard library only).
+# -------------------------------------------------------------------------------------------------
+
+# The text of the exported file these classes were loaded from, set at its end; None elsewhere.
+CODE: str | None = None
+
+
+class OwnCode:
+    """Writes the file of its class beside the configuration, as it was when the class was loaded.
+
+    Comes before ModelMixin, ConfigMixin or DiffusionPipeline in the bases. What is uploaded by
+    `push_to_hub` has the file too: the configuration is written before.
+    """
+
+    # What diffusers' AutoModel is told, for the models that it shall find.
+    _auto_class: ClassVar[str | None] = None
+    _carries_code: ClassVar[bool] = True
+
+    def save_config(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Writes the file of the class, where it came from one, then the configuration."""
+        if CODE is not None:
+            folder = Path(save_directory)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{file_stem(type(self))}.py").write_text(CODE, encoding="utf-8")
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def to_json_string(self) -> str:
+        """The configuration; AutoModel's entry is there in every version of diffusers."""
+        fields = json.loads(super().to_json_string())
+        if self._auto_class:
+            name = f"{file_stem(type(self))}.{type(self).__name__}"
+            fields["auto_map"] = {self._auto_class: name}
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """AutoModel's entry is for finding the class, not for building it: no warning about it."""
+        config_dict = {key: value for key, value in config_dict.items() if key != "auto_map"}
+        return super().extract_init_dict(config_dict, **kwargs)
+
+
+def file_stem(kind: type) -> str:
+    """The name, without .py, of the file a class was loaded from."""
+    return kind.__module__.split(".")[-1]
+
+
+class LightCodec(OwnCode, ModelMixin, ConfigMixin):
+    """A linear codec of square blocks, exact up to the coefficients it drops.
+
+    A block is flattened (row, column, rgb). latent = (basis·block − mean)/scale and
+    block = basisᵀ·(latent·scale + mean), computed in float32.
+    """
+
+    @register_to_config
+    def __init__(self, block_size: int = 8, latent_channels: int = 16, scaling_factor: float = 1.0):
+        super().__init__()
+        self.register_buffer("basis", torch.zeros(latent_channels, block_size**2 * 3))
+        self.register_buffer("mean", torch.zeros(latent_channels))
+        self.register_buffer("scale", torch.ones(latent_channels))
+
+    @apply_forward_hook
+    def encode(self, images: torch.Tensor, return_dict: bool = True):
+        """Images (B, 3, H, W) in −1..1 → `.latent_dist` over (B, 16, H/8, W/8), a single point.
+
+        Raises ValueError when H or W is not a multiple of the block size.
+        """
+        p = self.config.block_size
+        if images.ndim != 4 or images.shape[1] != 3 or any(n % p for n in images.shape[2:]):
+            raise ValueError(
+                f"images {tuple(images.shape)} must be (B, 3, H, W), H and W multiples of {p}"
+            )
+        blocks = images.float().unfold(2, p, p).unfold(3, p, p)  # B 3 h w p p
+        blocks = blocks.permute(0, 2, 3, 4, 5, 1).flatten(3)
+        latents = (blocks @ self.basis.float().T - self.mean.float()) / self.scale.float()
+        latents = latents.permute(0, 3, 1, 2).to(images.dtype)
+        moments = torch.cat([latents, torch.zeros_like(latents)], 1)
+        point = DiagonalGaussianDistribution(moments, deterministic=True)
+        return AutoencoderKLOutput(latent_dist=point) if return_dict else (point,)
+
+    @apply_forward_hook
+    def decode(self, latents: torch.Tensor, return_dict: bool = True, generator=None):
+        """Latents (B, 16, h, w) → `.sample`, images (B, 3, 8h, 8w) clipped to −1..1."""
+        p = self.config.block_size
+        if latents.ndim != 4 or latents.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"latents {tuple(latents.shape)} must be (B, {self.config.latent_channels}, h, w)"
+            )
+        coefficients = latents.float().permute(0, 2, 3, 1) * self.scale.float() + self.mean.float()
+        blocks = (coefficients @ self.basis.float()).unflatten(3, (p, p, 3))  # B h w p p 3
+        images = blocks.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+        images = images.clamp(-1, 1).to(latents.dtype)
+        return DecoderOutput(sample=images) if return_dict else (images,)
+
+
+CODE = Path(__file__).read_text(encoding="utf-8")
+if __name__.startswith("diffusers_modules."):  # a second file of this name gets a module of its own
+    sys.modules[__name__] = types.ModuleType(__name__)
+    vars(sys.modules[__name__]).update(globals())
+    Path(importlib.util.cache_from_source(__file__)).unlink(missing_ok=True)
