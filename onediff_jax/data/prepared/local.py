@@ -38,7 +38,7 @@ def run(
     shards = plan.source.shards()
     if left is None:
         left = parts_left(folder, shards, plan.source, plan_hash(folder))
-    report = read_reports(folder, shards, plan.max_bad_share)
+    report = read_reports(folder, shards, plan.max_bad_share, left)
     count = multiprocessing.get_context("spawn").Value("q", 0)
     pool, call = _pool(plan, encoders, folder, min(workers, max(len(left), 1)), count)
     expected = sum(map(_size, (shards[n] for n in left)))

@@ -23,7 +23,7 @@ import collections
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,16 @@ def parts_left(
     return list(survey(folder, shards, source, plan_sha256))
 
 
-def read_reports(folder: Path, shards: list[str], max_share: float) -> Report:
-    """The records of all parts that are done, good and bad, in the order of the source."""
+def read_reports(
+    folder: Path, shards: list[str], max_share: float, left: Sequence[int] = ()
+) -> Report:
+    """The records of all parts that are done, good and bad, in the order of the source.
+
+    Args:
+      left: numbers of parts that are not, whatever lies there.
+    """
     report = Report(max_share)
-    for part in _parts(folder, shards):
+    for part in _parts(folder, shards, left):
         report.merge(Report.from_json(part["report"], max_share))
     return report
 
@@ -220,8 +226,8 @@ def is_as_written(manifest: dict[str, Any]) -> bool:
     return manifest["plan"]["format_version"] < 4 or manifest.get("checksum") == text_hash(rest)
 
 
-def _parts(folder: Path, shards: list[str]):
-    for number in range(len(shards)):
+def _parts(folder: Path, shards: list[str], left: Sequence[int] = ()):
+    for number in sorted(set(range(len(shards))) - set(left)):
         name = part_name(number, len(shards))
         if part_file(folder, name).exists():
             try:

@@ -31,13 +31,14 @@ def join(folder: str, *names: str) -> str:
     return names[-1] if is_remote(names[-1]) else os.path.normpath(os.path.join(folder, *names))
 
 
-def find_below(root: str, name: Any, *, allow_outside: bool = False) -> str:
+def find_below(root: str, name: Any, *, top: str | None = None, allow_outside: bool = False) -> str:
     """The path of a file that a row or an annotation names, relative to a folder.
 
     Windows' separators are taken as such where no file has them in its name.
 
     Args:
-      allow_outside: rows may name any file and any URL; otherwise those below `root` alone.
+      top: the folder below which the file must lie; None: `root`.
+      allow_outside: rows may name any file and any URL.
 
     Raises:
       BadData: not a name ("bad_metadata"), or a file elsewhere ("outside").
@@ -48,13 +49,13 @@ def find_below(root: str, name: Any, *, allow_outside: bool = False) -> str:
         raise BadData("bad_metadata", f"a file name must be text, got {type(name).__name__}")
     if not name.strip() or "\0" in name:
         raise BadData("bad_metadata", f"{name!r} is no file name")
-    path = join(root, name)
-    if "\\" in name and not is_remote(name) and not (_is_below(root, path) and is_file(path)):
+    top, path = root if top is None else top, join(root, name)
+    if "\\" in name and not is_remote(name) and not (_is_below(top, path) and is_file(path)):
         path = join(root, name.replace("\\", "/"))
-    if not allow_outside and not _is_below(root, path):
+    if not allow_outside and not _is_below(top, path):
         raise BadData(
             "outside",
-            f"{name} is not below {root or '.'}; allow_outside=True (--allow_outside) reads it",
+            f"{name} is not below {top or '.'}; allow_outside=True (--allow_outside) reads it",
         )
     return path
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import (
-    BadData,
     BadRecord,
     RawExample,
     names_hash,
     pick_shard,
+    record_or_bad,
     shard_ranges,
 )
 from onediff_jax.data.sources.folder import find_sidecars, is_note, read_sidecar
@@ -101,10 +101,8 @@ class PairSource:
                 folder = self._roles[missing[0]]
                 yield BadRecord(have, "unmatched", f"no picture of this name in {folder}")
                 continue
-            try:
-                yield self._example(stem)
-            except BadData as error:
-                yield error.record(self._parts["image"][stem])
+            key = self._parts["image"][stem]
+            yield record_or_bad(key, lambda: self._example(stem))  # noqa: B023 - called at once
 
     def _example(self, stem: str) -> RawExample:
         row: dict[str, Any] = {role: self._parts[role][stem] for role in self._roles}

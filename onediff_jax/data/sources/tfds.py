@@ -19,6 +19,7 @@ from onediff_jax.data.sources.base import (
     RawExample,
     decode_text,
     pick_shard,
+    record_or_bad,
     shard_ranges,
 )
 from onediff_jax.data.sources.records import RecordReader
@@ -93,10 +94,10 @@ class TfdsSource:
             except Exception as error:  # the native reader has error types of its own
                 yield BadRecord(key, "broken_archive", f"{type(error).__name__}: {error}")
                 continue
-            try:
-                yield self._reader.example(key, self._fields(record), _as_bytes)
-            except BadData as error:
-                yield error.record(key)
+            yield record_or_bad(key, lambda: self._example(key, record))  # noqa: B023 - at once
+
+    def _example(self, key: str, record: Mapping) -> RawExample:
+        return self._reader.example(key, self._fields(record), _as_bytes)
 
     def _builder(self):
         import tensorflow_datasets as tfds
