@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from onediff_jax.data.prepared.manifest import is_as_written, read_manifest
+from onediff_jax.data.prepared.manifest import PASSED_FILE, is_as_written, read_manifest
 from onediff_jax.data.prepared.parts import damage
 from onediff_jax.data.prepared.plan import split_of
 from onediff_jax.data.prepared.record import Record, from_bytes
@@ -119,6 +119,19 @@ def _check_index(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return problems
 
 
+def not_read(folder: Path, names: int = 3) -> str:
+    """What lies in the source and is part of no record: per reason its number and first names."""
+    found: dict[str, list[str]] = {}
+    for line in (folder / PASSED_FILE).read_text().splitlines():
+        name, why = json.loads(line)
+        found.setdefault(why, []).append(name)
+    lines = []
+    for why, left in found.items():
+        more = ", …" if len(left) > names else ""
+        lines.append(f"not read: {len(left):,} ({why}): {', '.join(left[:names])}{more}")
+    return "\n".join(lines)
+
+
 def table(manifest: dict[str, Any]) -> str:
     """Tasks and splits, with records, frames, sizes and bytes, then the totals."""
     lines = [f"{'task':20} {'train':>10} {'held out':>10} {'frames':>8} {'MiB':>9}  sizes"]
@@ -132,6 +145,8 @@ def table(manifest: dict[str, Any]) -> str:
             f"{task:20} {facts['train']:>10,} {facts['held_out']:>10,} {frames:>8} "
             f"{size_of[task] / 2**20:>9,.1f}  {', '.join(facts['sizes'])}"
         )
+    if manifest.get("merged"):
+        lines.append(f"{manifest['merged']:,} rows gave their captions to an earlier row's picture")
     encoders = manifest["plan"]["encoders"]
     text = encoders["text"]["kind"] if encoders["text"] else "captions only"
     lines.append(

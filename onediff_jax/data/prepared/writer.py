@@ -12,6 +12,7 @@ what came before.
 import collections
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ from onediff_jax.data.prepared.record import Record, prompt_choices, prompt_of, 
 from onediff_jax.data.sources import journal
 from onediff_jax.data.sources.base import BadRecord, RawExample, content_of, printable
 from onediff_jax.data.sources.report import Report
-from onediff_jax.files import file_hash, sync_file, sync_folder, write_json
+from onediff_jax.files import file_hash, full_disk_named, sync_file, sync_folder, write_json
 
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.json"
@@ -56,8 +57,7 @@ def write_part(
     """
     report = Report(plan.max_bad_share)
     _forget(folder, name)
-    files = _Files(folder, name)
-    with journal.keep() as notes, contextlib.closing(files):
+    with _disk_named(folder), journal.keep() as notes, _Files(folder, name) as files:
         fitted = _fitted(plan, _read(plan, shard, tick), report)
         for record, counts in _encoded(fitted, encoders):
             files.write(record, split_of(record.split_key, plan.held_out), counts)
@@ -73,9 +73,23 @@ def write_part(
         "merged": notes.merged,
         "report": report.to_json(),
     }
-    part_file(folder, name).parent.mkdir(exist_ok=True)
-    write_json(part_file(folder, name), sign(part), indent=1)
+    with _disk_named(folder):
+        part_file(folder, name).parent.mkdir(exist_ok=True)
+        write_json(part_file(folder, name), sign(part), indent=1)
     return part
+
+
+@contextlib.contextmanager
+def _disk_named(folder: Path) -> Iterator[None]:
+    """Says of a full disk which folder it is, whoever noticed: the writer of records is not Python
+    and has an error of its own."""
+    with full_disk_named(folder):
+        try:
+            yield
+        except RuntimeError as error:
+            if "No space left" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def plan_hash(folder: Path) -> str | None:
@@ -240,12 +254,17 @@ class _Files:
         _put(beside, self._index_file)
         return [self._facts[file] for file in sorted(self._facts)], index
 
-    def close(self) -> None:
-        """Leaves nothing behind after an error."""
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Leaves nothing half-written behind after an error, and says no second one."""
         for file, writer in self._open.items():
-            writer.close()
+            with contextlib.suppress(Exception):  # closing flushes, onto a disk that may be full
+                writer.close()
             _beside(self._folder / file).unlink(missing_ok=True)
-        self._index.close()
+        with contextlib.suppress(OSError):
+            self._index.close()
         _beside(self._index_file).unlink(missing_ok=True)
 
 
