@@ -23,6 +23,7 @@ from onediff_jax.data.prepared import beam, check, local, manifest, parts
 from onediff_jax.data.prepared.annotated import AnnotatedSource
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.prepared.plan import Encoders, Plan
+from onediff_jax.data.prepared.split import read_names
 from onediff_jax.data.prepared.workers import WorkerLost
 from onediff_jax.data.prepared.writer import plan_hash
 from onediff_jax.data.sources.report import TooManyBadRecords
@@ -48,7 +49,10 @@ _ANNOTATE = flags.DEFINE_string(
 _MAX_LENGTH = flags.DEFINE_integer("max_length", 300, "Tokens per cached prompt.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Pictures per device and call of the encoder.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of the encoders: float32 or bfloat16.")
-_HELD_OUT = flags.DEFINE_float("held_out", 0.01, "Share of the keys kept from training, by hash.")
+_HELD_OUT = flags.DEFINE_float("held_out", 0.01, "Share kept from training, by content.")
+_HELD_OUT_LIST = flags.DEFINE_string(
+    "held_out_list", None, "Instead: a file of groups, keys or bare file names, one a line."
+)
 _MAX_BAD = flags.DEFINE_float("max_bad_share", 0.01, "Share of bad records at which it stops.")
 _WORKERS = flags.DEFINE_integer(
     "workers", os.cpu_count() or 1, "Processes, or threads with networks."
@@ -114,8 +118,14 @@ def _prepare() -> None:
             local.run(plan, encoders, folder, _WORKERS.value, list(left))
         else:
             beam.run(plan, folder, _RUNNER.value, _BEAM.value, list(left))
+        spared, again = manifest.spare_one(folder, plan)
+        if again:
+            print("the share holds out nothing: one group or picture is held out all the same")
+            local.run(spared, encoders, folder, _WORKERS.value, again)
         empty = encoders.text([""])[0].astype("float32").tolist() if encoders.text else None
         written = manifest.finish(folder, plan, fields, empty)
+    if missing := sorted(plan.held_out_names - set(written["held_out_names"])):
+        print(f"--held_out_list names {len(missing)} that no record has: {missing[:5]}")
     if left_over := check.not_read(folder):
         print(left_over)
     print(check.table(written))
@@ -163,7 +173,16 @@ def _plan() -> Plan:
             "max_length": _MAX_LENGTH.value if text else None,
         },
     }
-    return Plan(source, fitting, _HELD_OUT.value, _MAX_BAD.value, make, training)
+    return Plan(
+        source,
+        fitting,
+        _HELD_OUT.value,
+        _MAX_BAD.value,
+        make,
+        held_out_names=read_names(_HELD_OUT_LIST.value) if _HELD_OUT_LIST.value else frozenset(),
+        spare_one=not flags.FLAGS["held_out"].present and not _HELD_OUT_LIST.value,
+        training=training,
+    )
 
 
 def _options(pairs: list[str]) -> dict[str, object]:

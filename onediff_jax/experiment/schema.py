@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from onediff_jax.data.buckets import ASPECTS
-from onediff_jax.data.prepared.plan import SPLITS
+from onediff_jax.data.prepared.split import SPLITS
 from onediff_jax.data.world.layout import LEVELS
 from onediff_jax.flow.times import DISTRIBUTIONS
 from onediff_jax.models.attention.dispatch import IMPLEMENTATIONS

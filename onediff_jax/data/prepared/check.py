@@ -13,8 +13,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from onediff_jax.data.prepared.manifest import PASSED_FILE, is_as_written, read_manifest
 from onediff_jax.data.prepared.parts import damage
-from onediff_jax.data.prepared.plan import split_of
 from onediff_jax.data.prepared.record import Record, from_bytes
+from onediff_jax.data.prepared.split import split_of
 from onediff_jax.files import file_hash
 from onediff_jax.tasks.definitions import get_task
 
@@ -83,7 +83,10 @@ def _wrong(record: Record, manifest: dict[str, Any], facts: dict[str, Any]) -> s
     """What is wrong with a record that parses; empty if nothing."""
     if record.task != facts["task"]:
         return f"task {record.task}"
-    if split_of(record.split_key, manifest["plan"]["held_out"]) != facts["split"]:
+    asked = manifest["plan"]["held_out"]
+    share = max(asked, manifest.get("held_out", asked))
+    by_name = manifest["plan"].get("held_out_names")
+    if not by_name and split_of(record.split_key, share) != facts["split"]:
         return f"its group or key belongs to the other split than {facts['split']}"
     pixels = manifest["plan"]["encoders"]["pictures"]["kind"] == "pixels"
     dtype = np.uint8 if pixels else np.float16
@@ -145,6 +148,8 @@ def table(manifest: dict[str, Any]) -> str:
             f"{task:20} {facts['train']:>10,} {facts['held_out']:>10,} {frames:>8} "
             f"{size_of[task] / 2**20:>9,.1f}  {', '.join(facts['sizes'])}"
         )
+    if not any(facts["held_out"] for facts in manifest["tasks"].values()):
+        lines.append("nothing is held out: --held_out=SHARE or --held_out_list=FILE keeps some")
     if manifest.get("merged"):
         lines.append(f"{manifest['merged']:,} rows gave their captions to an earlier row's picture")
     encoders = manifest["plan"]["encoders"]

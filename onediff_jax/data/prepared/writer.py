@@ -24,8 +24,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from onediff_jax.data.prepared.parts import part_file, sign
-from onediff_jax.data.prepared.plan import Encoders, Plan, split_of
+from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.record import Record, prompt_choices, prompt_of, to_bytes
+from onediff_jax.data.prepared.split import picture_key, place_of
 from onediff_jax.data.sources import journal
 from onediff_jax.data.sources.base import BadRecord, RawExample, content_of, printable
 from onediff_jax.data.sources.report import Report
@@ -57,10 +58,12 @@ def write_part(
     """
     report = Report(plan.max_bad_share)
     _forget(folder, name)
+    matched: set[str] = set()
     with _disk_named(folder), journal.keep() as notes, _Files(folder, name) as files:
         fitted = _fitted(plan, _read(plan, shard, tick), report)
         for record, counts in _encoded(fitted, encoders):
-            files.write(record, split_of(record.split_key, plan.held_out), counts)
+            files.write(record, plan.split.side(record), counts)
+            matched |= plan.split.matches(record)
         written, index = files.finish()
     part = {
         "shard": shard,
@@ -71,6 +74,8 @@ def write_part(
         "inputs": {path: [c.sha256, *c.stamp] for path, c in sorted(notes.inputs.items())},
         "passed_over": [[printable(name), why] for name, why in notes.passed_over],
         "merged": notes.merged,
+        "held_out": plan.held_out,
+        "held_out_names": sorted(matched),
         "report": report.to_json(),
     }
     with _disk_named(folder):
@@ -127,7 +132,10 @@ def _fitted(
     for example in examples:
         if not isinstance(example, BadRecord):
             try:
-                records = plan.fitting(example)
+                key = picture_key(example)
+                records = [
+                    dataclasses.replace(record, split_by=key) for record in plan.fitting(example)
+                ]
                 for record in records:
                     prompt_of(record, ["" for _ in record.captions])
             except ValueError as error:
@@ -227,7 +235,8 @@ class _Files:
                 "enlarged": 0,
             }
         facts = self._facts[file]
-        line = {"key": record.key, "file": file, "position": facts["records"]}
+        place = place_of(record.split_key)
+        line = {"key": record.key, "file": file, "position": facts["records"], "place": place}
         self._index.write(json.dumps(line) + "\n")
         self._open[file].write(to_bytes(record))
         low, high = facts["frames"]
