@@ -1,6 +1,7 @@
 """Train: python -m onediff_jax.main --config=configs/t2i_multitask.py[:preset] [--workdir=DIR].
 
-Fields of the config are set by --config.section.field=value. Started several times, on one host or
+Fields of the config are set by --config.section.field=value; docs/settings.md lists them, and
+--print shows what they make together. Started several times, on one host or
 on many, the processes train together; docs/running.md says how they find each other.
 """
 
@@ -35,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--workdir", help="folder of the run; default runs/<config.name>")
     parser.add_argument(
+        "--print",
+        action="store_true",
+        help="show the resolved experiment (fields, parameters, rows, memory) and end",
+    )
+    parser.add_argument(
         "--exit_when_stopped",
         type=int,
         default=0,
@@ -45,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_compiled()
     set_memory_fraction()
     try:
+        if options.print:
+            show(of_config)
+            return
         finished = run(of_config, options.workdir)
     except Exception as error:
         kind = exits.of_error(error)
@@ -75,6 +84,16 @@ def run(of_config: Sequence[str], workdir: str | None) -> bool:
     except (NotFiniteError, RecompileError) as error:
         _fail(f"error: {error}")
     return int(state.step) >= config.train.steps
+
+
+def show(of_config: Sequence[str]) -> None:
+    """Prints what would be trained. Raises ValueError for bad input."""
+    from onediff_jax.experiment.config_flag import read_config
+
+    config = read_config(of_config)
+    from onediff_jax.experiment.show import describe
+
+    print(describe(config))
 
 
 def keep_compiled() -> None:

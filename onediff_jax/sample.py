@@ -17,6 +17,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from onediff_jax import api
 from onediff_jax.sampling.read import FileReader, cameras_of
 from onediff_jax.sampling.request import FOCAL, Request, derivable, given_roles, make_plan
 from onediff_jax.tasks import cameras as cams
@@ -96,15 +97,10 @@ def run() -> None:
         raise ValueError("--from_image derives from --image; --scene brings its own conditions")
     from tqdm import tqdm
 
-    from onediff_jax.sampling.generate import generate
-    from onediff_jax.sampling.scene import request_of_scene
-    from onediff_jax.sampling.source import load_source
-    from onediff_jax.sampling.write import write
-
-    source = load_source(FLAGS.source, ema=FLAGS.ema, step=FLAGS.step)
+    source = api.load(FLAGS.source, ema=FLAGS.ema, step=FLAGS.step)
     if FLAGS.scene is not None:
-        request = request_of_scene(source, FLAGS.scene, request)
-    results = generate(
+        request = api.request_of_scene(source, FLAGS.scene, request)
+    results = api.generate(
         source,
         [dataclasses.replace(request, seed=request.seed + i) for i in range(FLAGS.num_images)],
         steps=FLAGS.steps,
@@ -113,7 +109,7 @@ def run() -> None:
     )
     for note in results[0].notes:
         print(f"note: {note}", file=sys.stderr)
-    for file in write(results, out):
+    for file in api.save(results, out):
         print(file)
 
 
@@ -165,7 +161,7 @@ def image_roles(direction: str, frames: list[int] | None, count: int) -> list[st
     if FLAGS.from_image or FLAGS.mask is not None:
         return ["image"] * count
     task, _ = find_direction(direction)
-    roles = [role for role in given_roles(direction) if role != "ray"]
+    roles = [role for role in given_roles(task, direction) if role != "ray"]
     if frames is not None and task.min_frames == task.max_frames:
         mask = mask_generating(frames, task.min_frames)
         roles = [r for r, new in zip(task.frames, mask, strict=True) if not new and r != "ray"]

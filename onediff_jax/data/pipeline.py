@@ -3,10 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import signal
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -16,11 +12,13 @@ from absl import flags
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
+from onediff_jax.data.readers import ReaderLost, Readers, begin_reader, say_restart
 from onediff_jax.data.rows import Placed, RowPacker
 from onediff_jax.tasks.definitions import get_task
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
 _ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
+_RESTARTS = 3  # of reading processes that are killed before they bring a batch
 _SHARED_FROM = 1 << 16  # bytes; smaller arrays of a worker come through its pipe
 
 
@@ -192,19 +190,29 @@ class BatchIterator:
             num_threads=threads, prefetch_buffer_size=threads if workers else max(ahead, threads)
         )
         self._processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=ahead)
-        self._iterator: grain.DatasetIterator | None = None
+        self._iterator: grain.DatasetIterator | Readers | None = None
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._iterator is None:
-            self._iterator = self._open()
-        batch = next(self._iterator)
+        lost = 0
+        while True:
+            if self._iterator is None:
+                self._iterator = self._open()
+            try:
+                batch = next(self._iterator)
+                break
+            except ReaderLost as error:
+                lost += 1
+                self.close()
+                if lost > _RESTARTS:
+                    raise ReaderLost(f"{error}, {lost} times at one batch") from error
+                say_restart(str(error), self._batches)
         self._batches += 1
         return _with_padding(batch) if self._workers else batch
 
-    def _open(self) -> grain.DatasetIterator:
+    def _open(self) -> grain.DatasetIterator | Readers:
         stream = self._source[self._batches :].to_iter_dataset(self._options)
         if self._workers:
             if not flags.FLAGS.is_parsed():  # grain asks for some, of which this program has none
@@ -212,7 +220,8 @@ class BatchIterator:
             # Worker k of n makes the batches k, k + n, …, which come in turn: the same order.
             options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM)
             stream = grain.experimental.WithOptionsIterDataset(stream, options).map(_no_padding)
-            stream = stream.mp_prefetch(self._processes, _begin_worker)
+            stream = stream.mp_prefetch(self._processes, begin_reader)
+            return Readers(iter(stream))
         return iter(stream)
 
     @property
@@ -245,23 +254,6 @@ def _with_padding(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     whole = np.zeros((*batch["text_mask"].shape, *text.shape[3:]), text.dtype)
     whole[:, :, : text.shape[2]] = text
     return batch | {"text": whole}
-
-
-def _begin_worker(index: int, count: int) -> None:
-    """Ties a reading process to the one it reads for, which alone decides what a signal means.
-
-    Ctrl-C and schedulers signal all processes of a job; a reader that ended then would keep the
-    trainer from saving. One that outlived a killed trainer would hold memory for ever.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def stream_fields(layout: RowLayout, settings: Mapping[str, Any]) -> dict[str, Any]:

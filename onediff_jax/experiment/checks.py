@@ -70,6 +70,8 @@ def complete(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def unknown_field(config: Mapping[str, Any]) -> str | None:
     """What to say about the first field that the schema does not have, with the nearest names."""
     for path in _paths(config):
+        if path in SECTIONS:
+            return f"{path}={config[path]!r} must be a section"
         if field_of(path) is None:
             return f"unknown field {path}{_nearest(path)}"
     return None

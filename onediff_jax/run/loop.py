@@ -14,6 +14,7 @@ from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
 from onediff_jax.parallel.memory import check_memory
@@ -44,6 +45,7 @@ from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
+from onediff_jax.run.watchdog import Watchdog
 from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
@@ -56,7 +58,8 @@ class NotFiniteError(RuntimeError):
 def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
 
-    SIGTERM, to any of the processes, saves a checkpoint and returns. Raises ValueError (and its
+    SIGTERM or Ctrl-C, to any of the processes, saves a checkpoint and returns; a second one ends
+    the process at once. Raises ValueError (and its
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
@@ -107,9 +110,13 @@ class _Run:
         opened.callback(self.checkpoints.close)
         self.reporter = Reporter(self.path, is_writer=self.is_writer)
         opened.callback(self.reporter.close)
+        self.watchdog = Watchdog(log.get("on_hang", "report"))
+        opened.callback(self.watchdog.close)
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
         self.reporter.say(f"workdir {self.path}")
+        for line in padding_lines(slot_use(self.experiment)):
+            self.reporter.say(line)
         self.fields = self.experiment.stream_fields()
         self.clock = Clock(self.first_start)
         self.work = self._work()
@@ -208,7 +215,7 @@ class _Run:
 
     def _held_out_batches(self) -> list[dict[str, jax.Array]]:
         rows, count = self.config.train.batch_rows, self.config.log.held_out_batches
-        stream = self._stream(rows, held_out=True, threads=1, prefetch=1)
+        stream = self._stream(rows, held_out=True, workers=0, threads=1, prefetch=1)
         found = [self.to_devices(next(stream), rows) for _ in range(count)]
         stream.close()
         return found
@@ -230,7 +237,8 @@ class _Run:
             "stream": self.fields,
             "productive_seconds": self.clock.productive,
         }
-        self.checkpoints.save(step, self.state, data)
+        with self.watchdog.waiting_for("a save"):
+            self.checkpoints.save(step, self.state, data)
         self.clock.pause(time.perf_counter() - began)
         self.saved_at, self.saved_step = time.monotonic(), step
 
@@ -243,7 +251,7 @@ class _Run:
         return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
-        """Until the last step or SIGTERM: save, step, log, next batch, evaluate.
+        """Until the last step or a signal: save, step, log, next batch, evaluate.
 
         Everything that the devices need is given to them before anything is fetched from them: a
         step is dispatched, and while it runs the one before is reported and the next batch is read
@@ -264,7 +272,8 @@ class _Run:
                     self._advance(step, batch)
                     step += 1
                     batch = self._read(step)
-                    self.results.settle(ahead=1)
+                    with self.watchdog.waiting_for("a step"):
+                        self.results.settle(ahead=1)
                     self._observe(step)
             except BaseException:
                 with contextlib.suppress(Exception):
@@ -272,8 +281,13 @@ class _Run:
                 raise
             self._log(step)
             self.save(step)
-            self.checkpoints.wait()
-        done = "finished" if step == total else "stopped by SIGTERM, checkpoint saved"
+            with self.watchdog.waiting_for("a save"):
+                self.checkpoints.wait()
+        done = (
+            "finished"
+            if step == total
+            else f"stopped by {stop.reason or 'SIGTERM'}, checkpoint saved"
+        )
         peak = memory_peak_gib()
         self.reporter.say(f"{done} at step {step}; peak memory {peak:.2f} GiB; {self.path}")
         return self.state
@@ -284,7 +298,8 @@ class _Run:
         if step >= train.steps:
             return None
         began = time.perf_counter()
-        batch = next(self.batches)
+        with self.watchdog.waiting_for("the next batch"):
+            batch = next(self.batches)
         if self.results.idle:  # otherwise the devices were busy meanwhile: nothing was lost
             self.clock.wait(time.perf_counter() - began)
         return self.to_devices(batch, train.batch_rows * train.accumulate)
@@ -292,7 +307,8 @@ class _Run:
     def _advance(self, step: int, batch: dict[str, jax.Array]) -> None:
         """Dispatches one step; reports those before it, when due, while it runs."""
         compiled = self.step.compiled
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
+        with annotation, self.watchdog.waiting_for("the start of a step"):
             self.state, metrics = self.step(self.state, batch, self.frozen)
         self.results.add(step + 1, metrics)
         self._log(step)
@@ -339,8 +355,15 @@ class _Run:
         if not (evaluate or preview):
             return
         self._log(step)
-        self.results.settle()
+        with self.watchdog.waiting_for("a step"):
+            self.results.settle()
         began = time.perf_counter()
+        with self.watchdog.waiting_for("evaluation"):
+            self._evaluate(step, bool(evaluate), bool(preview))
+        self.clock.pause(time.perf_counter() - began)
+
+    def _evaluate(self, step: int, evaluate: bool, preview: bool) -> None:
+        total = self.config.train.steps
         params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
         if evaluate:
             key, sums = jax.random.key(self.config.seed + 1), None
@@ -353,4 +376,3 @@ class _Run:
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")
         if preview:
             self.reporter.image(step, "samples", self.preview(params))
-        self.clock.pause(time.perf_counter() - began)

@@ -151,6 +151,34 @@ def test_signals_are_the_trainers():
         time.sleep(0.1)
 
 
+KILLED = """
+import itertools, multiprocessing, os, signal, time
+import numpy as np
+from tests.data.test_pipeline import batches
+
+if __name__ == "__main__":
+    stream, want = batches(workers=2, prefetch=6), batches()
+    for number in range(30):
+        found = next(stream)
+        assert all(np.array_equal(v, found[k]) for k, v in next(want).items()), number
+        if number in (3, 29):  # on the way, and when nothing more is wanted
+            time.sleep(1)  # their pipes are full
+            multiprocessing.active_children()[number % 2].kill()
+    stream.close()
+    print("whole", multiprocessing.active_children())
+"""
+
+
+def test_killed_readers():
+    """The same batches come, and the end is an end: nothing waits for what was never sent."""
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "whole []\n"
+    assert "was ended by signal 9; reading starts again at batch" in ended.stderr
+
+
 def _runs(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
