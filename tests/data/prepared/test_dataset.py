@@ -164,7 +164,7 @@ def test_cached_captions_reach_the_rows(tmp_path):
     config.rows = tuple(row for row in ROWS if row[0] != "identity")
     config.text = {"kind": "cached", "max_length": 40, "folder": ""}
     config.model.caption_channels = 3
-    config.train.caption_dropout = 0.3
+    config.train.caption_dropout, config.train.token_only_share = 0.3, 0.0
     seen = collections.Counter()
     for batch in batches(config, 20):
         assert batch["text"].dtype.name == "bfloat16" and batch["text"].shape[1:] == (4, 40, 3)
