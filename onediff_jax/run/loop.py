@@ -140,7 +140,7 @@ class _Run:
         opened.callback(self.checkpoints.close)
         self.reporter = Reporter(self.path, is_writer=self.is_writer)
         opened.callback(self.reporter.close)
-        self.watchdog = Watchdog(log.get("on_hang", "report"))
+        self.watchdog = Watchdog(log.on_hang)
         opened.callback(self.watchdog.close)
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
