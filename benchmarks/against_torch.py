@@ -10,16 +10,13 @@ that is not finite; PyTorch's step does neither.
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import numpy as np
 import preset
 import torch
 from timing import in_turn, table
-
-from onediff_jax.interop.torch_files.nextdit import NextDiT
+from torch_step import torch_step
 
 MODEL = {
     "hidden_size": 384,
@@ -62,13 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         jax.block_until_ready((state, metrics))
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
-    network = NextDiT(**model, attention_softcap=config.model.attention_softcap)
-    if sum(p.numel() for p in network.parameters()) != params:
-        raise RuntimeError("the networks differ")
-    side = 2 * round(tokens**0.5)
-    text, mask = (torch.tensor(np.asarray(batch[name][0])) for name in ("text", "text_mask"))
-    theirs = torch_step(network, config, torch.randn(1, 2, 16, side, side), text, mask)
+    theirs = torch_step(config, batch)
     cost = in_turn({"onediff_jax": ours, "PyTorch": theirs}, 1 if args.smoke else args.rounds)
     jax_cost, torch_cost = cost["onediff_jax"], cost["PyTorch"]
     table(
@@ -80,39 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"× the time of eager PyTorch {torch.__version__}, and "
         f"{jax_cost.cpu / torch_cost.cpu:.2f}× its CPU time."
     )
-
-
-def torch_step(
-    network: Any, config: Any, data: torch.Tensor, text: torch.Tensor, mask: torch.Tensor
-) -> Callable[[], None]:
-    """The same step in PyTorch; `data` (1, f, c, h, w)."""
-    optim, flow = config.optim, config.flow
-    parameters = list(network.parameters())
-    average = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=optim.learning_rate,
-        betas=(optim.b1, optim.b2),
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-    )
-
-    def step() -> None:
-        noise = torch.randn_like(data)
-        sigma = torch.sigmoid(flow.mean + flow.std * torch.randn(1, data.shape[1]))
-        sigma = flow.shift * sigma / (1 + (flow.shift - 1) * sigma)
-        wide = sigma[:, :, None, None, None]
-        noisy = (1 - wide) * data + wide * noise
-        predicted = network(noisy, 1000 * sigma, text, mask).sample
-        loss = (predicted - (noise - data)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
-        optimizer.step()
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 0.01)
-        loss.item()
-
-    return step
 
 
 if __name__ == "__main__":

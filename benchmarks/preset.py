@@ -34,8 +34,8 @@ def load(preset: str, *, smoke: bool = False, **changes: object) -> ConfigDict:
     config = runpy.run_path(str(CONFIG))["get_config"](preset)
     wanted = {name.replace("__", "."): value for name, value in changes.items()}
     if smoke:
-        wanted |= {f"data.tasks.{name}": float(name == "depth2image") for name in config.data.tasks}
-        wanted = _SMALL | wanted
+        tasks = {f"data.tasks.{name}": float(name == "depth2image") for name in config.data.tasks}
+        wanted = _SMALL | tasks | wanted
     config.update_from_flattened_dict(wanted)
     return config
 

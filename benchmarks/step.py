@@ -12,12 +12,21 @@ Everything runs in turn on one batch of the preset, with the same parameters:
     optimizer + EMA   the step less that gradient
     codec, text       what the pipeline's threads do for the step's rows, beside it
 
+Last, the training loop itself with a transfer to the devices that takes as long as half a step: as
+it is, and with every batch placed only when the step before it is done.
+
 Differences carry the noise of both sides. Model FLOPs are the matrix products of the loss, times
 three. The other ratios are of gradients of the loss alone.
 """
 
 import argparse
+import json
+import statistics
+import tempfile
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
 
 import jax
 import preset
@@ -25,6 +34,7 @@ from layer_parts import stacks
 from timing import Cost, in_turn, table
 
 from onediff_jax.experiment.build import make_experiment
+from onediff_jax.run.loop import _Run, train
 from onediff_jax.run.train_step import flow_loss
 from onediff_jax.scaling.flops import matmul_flops
 
@@ -76,6 +86,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     cost = in_turn(runs, rounds)
     report(args.preset, cost | {layers: cost["gradient"]}, flops)
+    report_overlap(args.preset, smoke=args.smoke, transfer=cost["step"].wall / 2)
+
+
+def report_overlap(name: str, *, smoke: bool, transfer: float) -> None:
+    """Trains with transfers of so many seconds, overlapped and not; prints what a step takes."""
+    overlapped, waiting = (
+        loop_seconds(name, smoke=smoke, transfer=transfer, wait=wait) for wait in (False, True)
+    )
+    print()
+    rows = (("overlapped", 1000 * overlapped), ("one after the other", 1000 * waiting))
+    table((f"{name}, a transfer of {1000 * transfer:.3g} ms", "ms per step"), rows)
+    print(
+        f"\nA step of the loop takes {overlapped / waiting:.2f}× as long where the next batch is "
+        "placed while the step runs as where it waits for its end."
+    )
+
+
+def loop_seconds(name: str, *, smoke: bool, transfer: float, wait: bool) -> float:
+    """Seconds per step of a short run, the median of its reports; `wait`: nothing overlaps."""
+    steps = 4 if smoke else 60
+    changes = {"train__steps": steps, "log__every_steps": max(steps // 6, 1)}
+    changes |= {"log__sample_every": 0, "log__held_out_at": (), "optim__warmup_steps": 1}
+    config = preset.load(name, smoke=smoke, **changes, log__held_out_batches=1)
+    place = _Run.to_devices
+
+    def slowly(run, batch, rows):
+        if wait:
+            run.results.settle()
+        time.sleep(transfer)
+        return place(run, batch, rows)
+
+    with tempfile.TemporaryDirectory() as workdir, mock.patch.object(_Run, "to_devices", slowly):
+        train(config, workdir)
+        lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    found = [line["step_seconds"] for line in map(json.loads, lines) if "step_seconds" in line]
+    return statistics.median(found[1:])
 
 
 def report(name: str, cost: dict[str, Cost], flops: int) -> None:

@@ -1,9 +1,11 @@
-"""Measure a trained model on held-out scenes, every task beside its controls.
+"""How good a model is: on held-out examples, on benchmarks, or files of any other system.
 
     python -m onediff_jax.evaluate --source=WORKDIR|FOLDER --out=DIR [--tasks=image2depth,…]
+    python -m onediff_jax.evaluate --predictions=FOLDER --benchmark=NAME:FOLDER --out=DIR
 
-Writes DIR/metrics.json, DIR/report.md and DIR/samples.png, and prints the table. With --check it
+Writes DIR/metrics.json, DIR/report.md and DIR/report.html, and prints the table. With --check it
 exits with code 1 when something that is required of a trained model does not hold.
+docs/evaluation.md says what is measured and how.
 """
 
 import argparse
@@ -17,7 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
+from onediff_jax import exits
+from onediff_jax.evaluation.benchmarks.depth import ALIGNMENTS
+from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS, benchmark_of
+from onediff_jax.evaluation.benchmarks.scoring import score_predictions
+from onediff_jax.evaluation.report import FILES, Report, table, write_report
 from onediff_jax.evaluation.scores.required import Check, HeldOutLoss, checks, held_out_loss
 from onediff_jax.evaluation.scores.table import check_lines, markdown_table, report
 from onediff_jax.evaluation.scoring import Evaluation, Settings, evaluate, world_of
@@ -37,15 +45,24 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m onediff_jax.evaluate", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--source", required=True, help="workdir of a run, or an exported folder")
-    add("--out", required=True, help="folder for metrics.json, report.md and samples.png")
+    add("--source", help="workdir of a run, or an exported folder")
+    add("--out", required=True, help="folder for metrics.json, report.md and report.html")
+    add("--predictions", help="files of any system in the benchmark's layout, instead of --source")
+    add(
+        "--benchmark",
+        help=f"NAME:FOLDER, several with commas; names: {', '.join(BENCHMARKS)}",
+    )
+    add("--align", choices=ALIGNMENTS, default="auto", help="of depth to the truth; default: auto")
+    add("--allow_missing", action="store_true", help="score although predictions are missing")
+    add("--limit", type=int, help="only the first so many examples of each benchmark or folder")
     add("--tasks", help="comma-separated directions, e.g. image2depth; default: all trained")
     add("--scenes", type=int, default=defaults.scenes, help="held-out scenes per direction")
     add("--steps", type=int, default=defaults.steps, help="Euler steps")
     add("--guidance", type=float, default=defaults.guidance, help="of the prompt; 1 is off")
     add("--seed", type=int, default=defaults.seed, help="of the starting noise")
     add("--ema", type=_true_or_false, default=True, help="average weights (true) or raw (false)")
-    add("--checkpoint_step", type=int, help="of the checkpoint; default: the newest")
+    step = "of a run's checkpoint; default: the newest"
+    add("--step", "--checkpoint_step", type=int, help=step)
     add("--check", action="store_true", help="exit with code 1 when a requirement does not hold")
     return parser.parse_args(argv)
 
@@ -60,10 +77,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code. Bad input is one message and code 1."""
     options = _arguments(sys.argv[1:] if argv is None else argv)
     try:
+        if options.limit is not None and options.limit <= 0:
+            raise ValueError(f"--limit={options.limit} must be positive")
+        if options.predictions is not None:
+            return _score_files(options)
+        if options.source is None:
+            raise ValueError("give --source (a model), or --predictions with --benchmark (files)")
         return _run(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exits.of_error(error).code
+
+
+def _score_files(options: argparse.Namespace) -> int:
+    """--predictions: files of any system; no model, no jax."""
+    if options.source is not None or options.benchmark is None:
+        raise ValueError("--predictions goes with --benchmark=NAME:FOLDER, and not with --source")
+    name, folder = benchmark_of(options.benchmark)
+    out = _writable(Path(options.out))
+    began = time.monotonic()
+    scored = score_predictions(
+        name,
+        folder,
+        Path(options.predictions),
+        options={"align": options.align},
+        allow_missing=options.allow_missing,
+        limit=options.limit,
+        progress=lambda things, total: tqdm(things, f"scoring {name}", total, dynamic_ncols=True),
+    )
+    rows = [row for part in scored for row in part.rows]
+    notes = [note for part in scored for note in part.notes]
+    seconds = time.monotonic() - began
+    facts = [
+        f"predictions: {options.predictions}",
+        f"benchmark: {name} in {folder}; {seconds:.0f} s",
+    ]
+    settings = {k: getattr(options, k) for k in ("benchmark", "align", "allow_missing", "limit")}
+    values = {
+        "source": options.predictions,
+        "step": None,
+        "ema": None,
+        "settings": settings,
+        "missing": {part.rows[0].data: part.missing for part in scored if part.missing},
+        "items": {part.rows[0].data: part.per_item for part in scored if part.per_item},
+        "seconds": round(seconds, 1),
+    }
+    write_report(
+        out, Report(f"{name}: {Path(options.predictions).name}", facts, rows, notes, values=values)
+    )
+    print(table(rows))
+    print("\n".join(f"note: {note}" for note in notes))
+    print(f"{seconds:.0f} s; wrote {', '.join(FILES)} in {out}")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -75,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = Settings(tasks, options.scenes, options.steps, options.guidance, options.seed)
     out = _writable(Path(options.out))
     began = time.monotonic()
-    source = load_source(options.source, ema=options.ema, step=options.checkpoint_step)
+    source = load_source(options.source, ema=options.ema, step=options.step)
     weights = "average (EMA)" if options.ema else "raw"
     what = f"step {source.step}, {weights} weights" if source.step is not None else "an export"
     print(f"{source.path}: {what}", flush=True)

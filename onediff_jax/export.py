@@ -155,6 +155,10 @@ def _write_pipeline(folder: Path, name: str, run: SavedRun, options: Options) ->
         "config": json.loads(_without_lora(config).to_json_best_effort()),
         "step": run.step,
         "weights": "ema" if options.ema else "params",
+        "pictures": {
+            "sizes": experiment.sizes,
+            "depth": experiment.depth and dataclasses.asdict(experiment.depth),
+        },
         "versions": versions(),
     }
     write_json(folder / RUN_FILE, record)
@@ -170,12 +174,12 @@ def _write_encoders(folder: Path, experiment: Experiment, text_folder: str | Non
     else:
         vae = "autoencoder_kl"
         _copy_part(config.data.encoder, "vae", folder)
-    if config.text.get("kind", "hashed") == "hashed":
+    if config.text.kind == "hashed":
         dim, length = config.model.caption_channels, config.text.max_length
         torch_files.write_hashed_text(folder, dim=dim, max_length=length)
     else:
         text = "t5"
-        text_folder = text_folder or config.text.get("folder")
+        text_folder = text_folder or config.text.folder
         if not text_folder:
             raise ExportError(
                 "the run trained on cached captions: name the folder of their T5 encoder and "
@@ -227,7 +231,7 @@ def real_case(experiment: Experiment) -> Case:
     latents = np.stack(example.encoded.frames)[None].astype(np.float32)
     generate = np.array(example.generate)[None, :, None, None, None]
     noise = np.random.default_rng(0).standard_normal(latents.shape, np.float32)
-    cached = experiment.config.text.get("kind") == "cached"  # then the empty prompt is known
+    cached = experiment.config.text.kind == "cached"  # then the empty prompt is known
     text, mask = experiment.text_encoder(["" if cached else example.encoded.prompt])
     return Case(
         f"held-out {example.direction}",

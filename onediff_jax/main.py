@@ -1,6 +1,7 @@
 """Train: python -m onediff_jax.main --config=configs/t2i_multitask.py[:preset] [--workdir=DIR].
 
-Fields of the config are set by --config.section.field=value. Started several times, on one host or
+Fields of the config are set by --config.section.field=value; docs/settings.md lists them, and
+--print shows what they make together. Started several times, on one host or
 on many, the processes train together; docs/running.md says how they find each other.
 """
 
@@ -35,17 +36,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--workdir", help="folder of the run; default runs/<config.name>")
     parser.add_argument(
+        "--print",
+        action="store_true",
+        help="show the resolved experiment (fields, parameters, rows, memory) and end",
+    )
+    parser.add_argument(
         "--exit_when_stopped",
         type=int,
         default=0,
         metavar="CODE",
         help="exit code when SIGTERM ended the run before its last step: launchers start it again",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a damaged checkpoint instead of going on from the one before",
+    )
+    parser.add_argument(
+        "--accept_changes",
+        action="store_true",
+        help="go on although code, versions, weights or data are others than at the last start",
+    )
     options, of_config = parser.parse_known_args(arguments)
     keep_compiled()
     set_memory_fraction()
     try:
-        finished = run(of_config, options.workdir)
+        if options.print:
+            show(of_config)
+            return
+        finished = run(
+            of_config,
+            options.workdir,
+            strict=options.strict,
+            accept_changes=options.accept_changes,
+        )
     except Exception as error:
         kind = exits.of_error(error)
         if isinstance(error, ValueError) or kind in (exits.STORAGE, exits.WORKER):
@@ -55,8 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(options.exit_when_stopped)
 
 
-def run(of_config: Sequence[str], workdir: str | None) -> bool:
-    """Trains; whether it came to the last step. Raises ValueError for bad input."""
+def run(of_config: Sequence[str], workdir: str | None, **options: bool) -> bool:
+    """Trains; whether it came to the last step. Raises ValueError for bad input.
+
+    Args:
+      of_config: flags of the config.
+      workdir: of the run; None for runs/<config.name>.
+      options: as in `run.loop.train`.
+    """
     from onediff_jax.experiment.config_flag import read_config
 
     if cluster := find_cluster(os.environ):
@@ -71,10 +101,20 @@ def run(of_config: Sequence[str], workdir: str | None) -> bool:
 
     logging.set_verbosity(logging.WARNING)
     try:
-        state = train(config, workdir or f"runs/{config.name}")
+        state = train(config, workdir or f"runs/{config.name}", **options)
     except (NotFiniteError, RecompileError) as error:
         _fail(f"error: {error}")
     return int(state.step) >= config.train.steps
+
+
+def show(of_config: Sequence[str]) -> None:
+    """Prints what would be trained. Raises ValueError for bad input."""
+    from onediff_jax.experiment.config_flag import read_config
+
+    config = read_config(of_config)
+    from onediff_jax.experiment.show import describe
+
+    print(describe(config))
 
 
 def keep_compiled() -> None:

@@ -5,7 +5,7 @@
     python -m onediff_jax.sample --source=runs/t2i_multitask --task=image2depth --scene=3 \\
         --out=depth.png
 
---source is the workdir of a run or an exported folder. docs/tasks.md shows every task. Files that
+--source is the workdir of a run, or an exported folder. docs/tasks.md shows every task. Files that
 exist are replaced.
 """
 
@@ -15,20 +15,16 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 from absl import app, flags, logging
 
-from onediff_jax.data.sources.base import REASONS, BadData
-from onediff_jax.data.sources.images import ImageReader
-from onediff_jax.sampling.request import FOCAL, Request, make_plan
+from onediff_jax import api
+from onediff_jax.sampling.read import FileReader, cameras_of
+from onediff_jax.sampling.request import FOCAL, Request, derivable, given_roles, make_plan
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks import colors
-from onediff_jax.tasks.definitions import all_directions, find_direction
-from onediff_jax.tasks.pictures import fit
-from onediff_jax.tasks.roles import get_role
+from onediff_jax.tasks.definitions import all_directions, find_direction, mask_generating
 
 FLAGS = flags.FLAGS
-MAX_PIXELS = 64_000_000
 DISTANCE = 1.7  # of cameras that are not told one, in world units
 
 
@@ -44,11 +40,17 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("image", [], "Given pictures in order: repeated, or with commas.")
     flags.DEFINE_boolean("from_image", False, f"Derive the condition from --image: {derivable()}.")
     text("mask", None, "For image_inpainting of an ordinary --image: white is painted anew.")
+    flags.DEFINE_boolean("keep_given", True, "Inpainting keeps the given pixels as they are.")
+    real("depth_scale", 0.001, "Metres per unit of given depth in 16-bit files; of .npy integers.")
+    real("depth_near", None, "Metres that white stands for in given depth; default: its nearest.")
+    real("depth_far", None, "Metres that dark stands for; default: its farthest.")
+    text("classes", None, "Class list (.txt, .json) of given class maps; default: allowed colours.")
     whole("scene", None, "Take pictures, cameras and prompt from this held-out scene of the run.")
     flags.DEFINE_list("generate", None, "Frames to generate, from 0; default by the task.")
     flags.DEFINE_multi_string("region", [], "COLOUR:LABEL, for the map and box tasks; repeatable.")
     text("item", None, "What the subject is, for subject_driven.")
     flags.DEFINE_multi_string("source_prompt", [], "Caption of each given picture; repeatable.")
+    text("cameras", None, "transforms.json with the cameras of all views, in place of an orbit.")
     for name, help_text in (
         ("azimuths", "Degrees of all views about the vertical, the given ones first."),
         ("elevations", "Degrees of all views above the floor, or one number; default 0."),
@@ -63,7 +65,8 @@ def define_flags() -> None:
     whole("height", None, "Pixels, a multiple of 16; default: the trained size nearest in shape.")
     whole("width", None, "Pixels, a multiple of 16; together with --height.")
     flags.DEFINE_boolean("ema", True, "Averaged weights (a run has both; an export holds one).")
-    whole("checkpoint_step", None, "Of a run; default: the newest.")
+    whole("step", None, "Of a run's checkpoint; default: the newest.")
+    flags.DEFINE_alias("checkpoint_step", "step")  # its name in earlier versions
 
 
 def main(argv: list[str]) -> None:
@@ -84,30 +87,20 @@ def run() -> None:
             raise ValueError(f"--{name} is required")
     find_direction(FLAGS.task)
     out = checked_out(Path(FLAGS.out))
-    if not FLAGS.num_images >= 1:
-        raise ValueError(f"num_images={FLAGS.num_images} must be at least 1")
-    if not FLAGS.steps >= 1:
-        raise ValueError(f"steps={FLAGS.steps} must be at least 1")
+    for name in ("num_images", "steps"):
+        if not FLAGS[name].value >= 1:
+            raise ValueError(f"{name}={FLAGS[name].value} must be at least 1")
     request = flags_request()
-    hole = checked_hole(request)
     if FLAGS.scene is None:
         make_plan(request)
+    elif FLAGS.from_image:
+        raise ValueError("--from_image derives from --image; --scene brings its own conditions")
     from tqdm import tqdm
 
-    from onediff_jax.sampling.encode import trained_size
-    from onediff_jax.sampling.generate import generate
-    from onediff_jax.sampling.scene import request_of_scene
-    from onediff_jax.sampling.source import load_source
-    from onediff_jax.sampling.write import write
-
-    source = load_source(FLAGS.source, ema=FLAGS.ema, step=FLAGS.checkpoint_step)
+    source = api.load(FLAGS.source, ema=FLAGS.ema, step=FLAGS.step)
     if FLAGS.scene is not None:
-        request = request_of_scene(source, FLAGS.scene, request)
-    if FLAGS.from_image or hole is not None:
-        task, _ = find_direction(request.direction)
-        size = request.size or trained_size(source.experiment, task, request.images)
-        request = dataclasses.replace(request, images=derived(request, hole, size))
-    results = generate(
+        request = api.request_of_scene(source, FLAGS.scene, request)
+    results = api.generate(
         source,
         [dataclasses.replace(request, seed=request.seed + i) for i in range(FLAGS.num_images)],
         steps=FLAGS.steps,
@@ -116,7 +109,7 @@ def run() -> None:
     )
     for note in results[0].notes:
         print(f"note: {note}", file=sys.stderr)
-    for file in write(results, out):
+    for file in api.save(results, out):
         print(file)
 
 
@@ -132,33 +125,66 @@ def checked_out(out: Path) -> Path:
 
 
 def flags_request() -> Request:
-    """The request that the flags state, with pictures as they are in the files."""
+    """The request that the flags state, with everything that they name read from its file."""
     if (FLAGS.height is None) != (FLAGS.width is None):
         raise ValueError(f"--height={FLAGS.height} and --width={FLAGS.width} go together")
     frames = _numbers("generate", int)
-    elevations = _numbers("elevations", float)
-    focal = FOCAL if FLAGS.focal is None else FLAGS.focal
-    more = {}
-    columns = [_numbers("azimuths", float), elevations, _numbers("distances", float)]
-    if FLAGS.task == "image2camera" and columns[0] is None and columns[2] is None:
-        more["elevation"] = (elevations or [0.0])[0]
-    elif any(column is not None for column in columns):
-        filled = [c or [d] for c, d in zip(columns, (0.0, 0.0, DISTANCE), strict=True)]
-        more["cameras"] = cams.orbit_cameras(*filled, focal=focal)
+    paths = _paths(FLAGS.image)
+    reader = FileReader(FLAGS.depth_scale, FLAGS.depth_near, FLAGS.depth_far, FLAGS.classes)
+    given = [
+        reader.read(path, role)
+        for path, role in zip(paths, image_roles(FLAGS.task, frames, len(paths)), strict=True)
+    ]
+    images = tuple(image for image, _ in given)
+    painted = tuple(region for _, regions in given for region in regions)
+    mask = None if FLAGS.mask is None else reader.read(FLAGS.mask)[0].mean(-1) > 127
     return Request(
         direction=FLAGS.task,
         prompt=FLAGS.prompt,
-        images=tuple(read_picture(path) for path in _paths(FLAGS.image)),
+        images=images,
+        from_image=FLAGS.from_image or mask is not None,
+        mask=mask,
+        keep_given=FLAGS.keep_given,
         generate=None if frames is None else tuple(frames),
-        focal=focal,
         size=None if FLAGS.height is None else (FLAGS.height, FLAGS.width),
-        regions=tuple(_region(text) for text in FLAGS.region),
+        regions=(*map(_region, FLAGS.region), *painted),
         item=FLAGS.item,
         sources=tuple(FLAGS.source_prompt),
         negative_prompt=FLAGS.negative_prompt,
         seed=FLAGS.seed,
-        **more,
+        **_cameras(paths, images),
     )
+
+
+def image_roles(direction: str, frames: list[int] | None, count: int) -> list[str]:
+    """The role of each given picture, in order, as far as the direction says it."""
+    if FLAGS.from_image or FLAGS.mask is not None:
+        return ["image"] * count
+    task, _ = find_direction(direction)
+    roles = [role for role in given_roles(task, direction) if role != "ray"]
+    if frames is not None and task.min_frames == task.max_frames:
+        mask = mask_generating(frames, task.min_frames)
+        roles = [r for r, new in zip(task.frames, mask, strict=True) if not new and r != "ray"]
+    return (roles + ["image"] * count)[:count]
+
+
+def _cameras(paths: list[str], images: tuple) -> dict:
+    """What the flags say of cameras, as fields of a Request."""
+    elevations = _numbers("elevations", float)
+    focal = FOCAL if FLAGS.focal is None else FLAGS.focal
+    columns = [_numbers("azimuths", float), elevations, _numbers("distances", float)]
+    fields: dict = {"focal": focal}
+    if FLAGS.cameras is not None:
+        if any(column is not None for column in columns):
+            raise ValueError("--cameras names all cameras: give no azimuths, elevations, distances")
+        size = images[0].shape[:2] if images else None
+        fields["cameras"], fields["camera_size"] = cameras_of(FLAGS.cameras, paths, size)
+    elif FLAGS.task == "image2camera" and columns[0] is None and columns[2] is None:
+        fields["elevation"] = (elevations or [0.0])[0]
+    elif any(column is not None for column in columns):
+        filled = [c or [d] for c, d in zip(columns, (0.0, 0.0, DISTANCE), strict=True)]
+        fields["cameras"] = cams.orbit_cameras(*filled, focal=focal)
+    return fields
 
 
 def _numbers(name: str, kind: type) -> list | None:
@@ -185,65 +211,6 @@ def _region(text: str) -> tuple[str, str]:
         raise ValueError(f"--region={text} must be COLOUR:LABEL, such as cyan:cube")
     colors.rgb(color)
     return color, label
-
-
-def read_picture(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 of a picture file, upright, on white where it is transparent.
-
-    Raises ValueError when there is none, it does not decode, or it has over 64 million pixels.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"image {path} is not a file")
-    try:
-        return ImageReader(max_pixels=MAX_PIXELS, min_side=1).read(path)
-    except BadData as error:
-        detail = f" ({error.detail})" if error.detail else ""
-        raise ValueError(f"image {path}: {REASONS[error.reason]}{detail}") from None
-
-
-def derivable() -> list[str]:
-    """The directions whose given frames an ordinary picture is enough to make."""
-    pairs = ((direction.name, given_roles(direction.name)) for _, direction in all_directions())
-    return [name for name, roles in pairs if roles and all(get_role(r).derived for r in roles)]
-
-
-def given_roles(direction: str) -> list[str]:
-    """The roles of the frames that a direction is given, in their order."""
-    task, _ = find_direction(direction)
-    mask = task.denoise_mask(direction, task.min_frames)
-    return [role for role, wanted in zip(task.frames, mask, strict=True) if not wanted]
-
-
-def checked_hole(request: Request) -> np.ndarray | None:
-    """--mask as bool (H, W), True to be painted anew; raises where it or --from_image is wrong."""
-    name = request.direction
-    if not FLAGS.from_image and FLAGS.mask is None:
-        return None
-    if name not in derivable() or request.generate is not None or FLAGS.scene is not None:
-        raise ValueError(
-            f"--from_image and --mask work for {derivable()}, without --generate and --scene. "
-            f"Otherwise give the condition of {name} itself as --image"
-        )
-    if (FLAGS.mask is None) == any(get_role(role).needs_mask for role in given_roles(name)):
-        raise ValueError("--mask is needed to inpaint an ordinary --image, and for nothing else")
-    if FLAGS.mask is None:
-        return None
-    hole = read_picture(FLAGS.mask).mean(-1) > 127
-    if request.images and hole.shape != request.images[0].shape[:2]:
-        sizes = [f"{s[1]}x{s[0]}" for s in (hole.shape, request.images[0].shape)]
-        raise ValueError(f"--mask has {sizes[0]} pixels, --image {sizes[1]}: they must agree")
-    return hole
-
-
-def derived(
-    request: Request, hole: np.ndarray | None, size: tuple[int, int]
-) -> tuple[np.ndarray, ...]:
-    """The conditions made from an ordinary picture, at the size that is generated."""
-    if hole is not None:
-        hole = fit(hole.astype(np.uint8), size, nearest=True) > 0
-    image = fit(request.images[0], size)
-    roles = map(get_role, given_roles(request.direction))
-    return tuple(role.derive(image, mask=hole) for role in roles)
 
 
 if __name__ == "__main__":

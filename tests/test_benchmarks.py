@@ -48,6 +48,13 @@ def test_smoke(load, capsys, name):
 
 
 @pytest.mark.slow
+def test_smoke_of_a_gpu(load, capsys):
+    """Rehearsed on the CPU: the kernel interpreted, PyTorch without its compiler."""
+    load("gpu")["main"](["--smoke", "--only=kernels,base"])
+    check(capsys.readouterr().out)
+
+
+@pytest.mark.slow
 def test_smoke_of_data():
     """In a process without jax: the loader that it compares with forks."""
     pytest.importorskip("torch")

@@ -3,11 +3,16 @@
 import json
 import runpy
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from onediff_jax.experiment.build import make_experiment, make_layout, param_count, param_shapes
+from onediff_jax.experiment.checks import check_config
+from onediff_jax.parallel import memory
+from onediff_jax.parallel.mesh import make_mesh
 from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.scaling.program import shapes_only
 from onediff_jax.tasks.definitions import TASKS
 from tests.experiments import CONFIGS, get_config, shrunken
 
@@ -30,6 +35,7 @@ def test_every_config(file, preset):
     config = load(file, preset)
     assert config.is_locked
     json.loads(config.to_json_best_effort())  # plain values: what the workdir stores
+    check_config(config)
     make_optimizer(config.optim, config.train.steps)
     if config.data.name == "world" and not config.get("init_from"):
         made = make_experiment(config)
@@ -42,6 +48,32 @@ def test_sizes(preset, millions, tokens):
     made = make_experiment(get_config(preset))
     assert param_count(param_shapes(made)) / 1e6 == pytest.approx(millions, abs=0.06)
     assert made.layout.tokens == tokens
+
+
+def test_2b8_is_the_mixed_stage_of_the_paper():
+    """Every field but those that say where pictures, prompts and weights come from."""
+    ours, paper = (
+        {k: v for k, v in load(*which).to_dict().items() if k not in ("name", "preset", "rows")}
+        for which in (("t2i_multitask.py", "2b8"), ("paper.py", "stage2_multitask"))
+    )
+    assert ours["data"].pop("tasks") == paper["data"].pop("tasks")
+    assert ours.pop("data")["name"] == "world" and paper.pop("data")["name"] == "prepared"
+    assert ours.pop("init_from") == "" and paper.pop("init_from") == "exports/stage1_512"
+    assert ours["text"].pop("kind") == "hashed" and paper["text"].pop("kind") == "cached"
+    assert ours["train"].pop("token_only_share") == 0.1  # cached text has no prompts cut short
+    assert paper["train"].pop("token_only_share") == 0.0
+    assert ours["text"].pop("folder") == "" and paper["text"].pop("folder") == "released"
+    assert ours == paper
+
+
+@pytest.mark.parametrize("file, preset", [(f, p) for f in FILES for p in presets(f)])
+def test_a_device_that_is_too_small_is_explained(file, preset, monkeypatch):
+    made = make_experiment(shapes_only(load(file, preset)), with_data=False)
+    mesh = make_mesh(made.config.mesh, jax.devices()[:1])
+    monkeypatch.setattr(memory, "device_bytes", lambda device: 2**20)
+    label = made.config.preset or made.config.name
+    with pytest.raises(ValueError, match=f"'{label}' does not fit: [0-9,]+ parameters and"):
+        memory.check_memory(made, param_count(param_shapes(made)), mesh)
 
 
 def test_tiny_trains_every_task():
@@ -71,9 +103,9 @@ def test_unknown_preset():
             "model.attention_softcap=0.0 must be positive, or None",
         ),
         ({"data__name": "images"}, "data.name='images' must be one of .*world"),
-        ({"data__level": "hard"}, "level='hard' must be one of simple, rich"),
+        ({"data__level": "hard"}, "data.level='hard' must be one of .*'simple', 'rich'"),
         ({"data__scenes": 0}, "data.scenes=0 must be positive"),
-        ({"data__aspects": ("5:7",)}, "unknown aspect='5:7'; choose from .*16:9"),
+        ({"data__aspects": ("5:7",)}, "data.aspects=.*unknown '5:7'; choose from .*16:9"),
         ({"data__aspects": ()}, "data.aspects is empty; choose from"),
         ({"data__threads": 0}, "data.threads=0 must be positive"),
         ({"data__workers": -1}, "data.workers=-1 must be ≥ 0"),

@@ -73,7 +73,11 @@ def test_what_is_off():
     [
         ([TINY, "steps"], {}, "unexpected arguments ['steps']; fields are set by"),
         ([TINY, "--config.model.hidden_size=-4"], {}, "model.hidden_size=-4 must be positive"),
-        ([TINY, "--config.data.aspects=('5:7',)"], {}, "unknown aspect='5:7'; choose from"),
+        (
+            [TINY, "--config.data.aspects=('5:7',)"],
+            {},
+            "data.aspects=('5:7',): unknown '5:7'; choose from",
+        ),
         (
             [TINY, "--config.train.batch_rows=12"],
             {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},

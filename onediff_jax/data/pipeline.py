@@ -3,11 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -16,11 +12,14 @@ from absl import flags
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
+from onediff_jax.data.readers import ReaderLost, Readers, begin_reader, say_restart
 from onediff_jax.data.rows import Placed, RowPacker
 from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.prompts import without_caption
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
 _ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
+_RESTARTS = 3  # of reading processes that are killed before they bring a batch
 _SHARED_FROM = 1 << 16  # bytes; smaller arrays of a worker come through its pipe
 
 
@@ -32,36 +31,28 @@ class Draws:
       clean_share: probability that a bundle shows its direction's given frames clean; otherwise
         every frame has its own noise level, as in the paper.
       caption_dropout: probability of an empty prompt, for classifier-free guidance.
+      token_only_share: probability of a prompt without its caption, for tasks that are asked of a
+        picture alone.
     """
 
     clean_share: float
     caption_dropout: float
+    token_only_share: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not 0 <= getattr(self, field.name) <= 1:
                 raise ValueError(f"{field.name}={getattr(self, field.name)} must be in 0..1")
+        if (both := self.caption_dropout + self.token_only_share) > 1:
+            raise ValueError(f"caption_dropout + token_only_share = {both} must be at most 1")
 
-
-class Cached:
-    """A random-access source that keeps what it made, encoded, in memory.
-
-    Rendering costs more than a training step takes for a small model; the dataset is finite, so
-    every later epoch is free. The values are the same with and without it.
-    """
-
-    def __init__(self, source: Sequence[Any], encode: Callable[[Any], Encoded]):
-        self._source, self._encode, self._kept = source, encode, {}
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: SupportsIndex) -> Encoded:
-        index = int(index)
-        found = self._kept.get(index)
-        if found is None:
-            found = self._kept[index] = self._encode(self._source[index])
-        return found
+    def prompt(self, whole: str, drawn: float) -> str:
+        """What is left of a prompt, by a number drawn from 0..1."""
+        if drawn < self.caption_dropout:
+            return ""
+        if drawn < self.caption_dropout + self.token_only_share:
+            return without_caption(whole)
+        return whole
 
 
 class BatchSource:
@@ -115,9 +106,10 @@ class BatchSource:
         task = get_task(bundle.task)
         direction = task.directions[rng.integers(len(task.directions))]
         generate = task.denoise_mask(direction.name, len(bundle.frames))
-        clean, drop = rng.random(2) < (self._draws.clean_share, self._draws.caption_dropout)
+        clean, drawn = rng.random(2)
+        prompt = self._draws.prompt(bundle.prompt, drawn)
         return Placed(
-            bundle, tuple(map(bool, generate)), bool(clean), "" if drop else bundle.prompt
+            bundle, tuple(map(bool, generate)), bool(clean < self._draws.clean_share), prompt
         )
 
 
@@ -213,19 +205,29 @@ class BatchIterator:
             num_threads=threads, prefetch_buffer_size=threads if workers else max(ahead, threads)
         )
         self._processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=ahead)
-        self._iterator: grain.DatasetIterator | None = None
+        self._iterator: grain.DatasetIterator | Readers | None = None
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._iterator is None:
-            self._iterator = self._open()
-        batch = next(self._iterator)
+        lost = 0
+        while True:
+            if self._iterator is None:
+                self._iterator = self._open()
+            try:
+                batch = next(self._iterator)
+                break
+            except ReaderLost as error:
+                lost += 1
+                self.close()
+                if lost > _RESTARTS:
+                    raise ReaderLost(f"{error}, {lost} times at one batch") from error
+                say_restart(str(error), self._batches)
         self._batches += 1
         return _with_padding(batch) if self._workers else batch
 
-    def _open(self) -> grain.DatasetIterator:
+    def _open(self) -> grain.DatasetIterator | Readers:
         stream = self._source[self._batches :].to_iter_dataset(self._options)
         if self._workers:
             if not flags.FLAGS.is_parsed():  # grain asks for some, of which this program has none
@@ -233,7 +235,8 @@ class BatchIterator:
             # Worker k of n makes the batches k, k + n, …, which come in turn: the same order.
             options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM)
             stream = grain.experimental.WithOptionsIterDataset(stream, options).map(_no_padding)
-            stream = stream.mp_prefetch(self._processes, _begin_worker)
+            stream = stream.mp_prefetch(self._processes, begin_reader)
+            return Readers(iter(stream))
         return iter(stream)
 
     @property
@@ -266,23 +269,6 @@ def _with_padding(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     whole = np.zeros((*batch["text_mask"].shape, *text.shape[3:]), text.dtype)
     whole[:, :, : text.shape[2]] = text
     return batch | {"text": whole}
-
-
-def _begin_worker(index: int, count: int) -> None:
-    """Ties a reading process to the one it reads for, which alone decides what a signal means.
-
-    Ctrl-C and schedulers signal all processes of a job; a reader that ended then would keep the
-    trainer from saving. One that outlived a killed trainer would hold memory for ever.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def stream_fields(layout: RowLayout, settings: Mapping[str, Any]) -> dict[str, Any]:

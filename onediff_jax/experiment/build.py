@@ -11,10 +11,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import encode_bundle
+from onediff_jax.data.cache import Cache, Cached
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
     BatchIterator,
-    Cached,
     Draws,
     mix_groups,
     row_batches,
@@ -23,22 +23,17 @@ from onediff_jax.data.pipeline import (
 from onediff_jax.data.prepared.dataset import PreparedData
 from onediff_jax.data.rows import RowPacker
 from onediff_jax.data.world_bundles import WORLD_VERSION, WorldBundles
+from onediff_jax.experiment.checks import check_config, check_entry
 from onediff_jax.experiment.inputs import make_inputs
+from onediff_jax.experiment.schema import BY_PATH, section_fields
 from onediff_jax.flow.times import TimeSampling
 from onediff_jax.models.lora import LoRA, add_lora, split_lora
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
 from onediff_jax.tasks.definitions import GROUPS, get_task
+from onediff_jax.tasks.depth import Normalisation
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-_POSITIVE = (
-    *("train.steps", "train.batch_rows", "train.accumulate", "train.max_skipped"),
-    *("text.max_length", "data.threads", "data.prefetch", "ema.power"),
-    *("checkpoint.every_steps", "checkpoint.every_minutes"),
-    *("log.every_steps", "log.held_out_every", "log.held_out_batches"),
-    *("log.sample_steps", "log.sample_rows"),
-)
-_READING = ("workers", "threads", "prefetch")  # fields of data that do not change the stream
-_SHARES = ("flow.condition_sigma", "ema.max_decay", "optim.end_factor")  # 0..1
+_READING = ("workers", "threads", "prefetch")  # fields of data that are arguments of row_batches
 # Training scenes are 0 … data.scenes − 1; held-out scenes start here, far beyond any of them.
 HELD_OUT = 2**30
 
@@ -54,8 +49,10 @@ class Experiment:
     text_encoder: Any  # prompts → embeddings (b, l, d), mask (b, l)
     online_text: Any | None  # encoders.OnlineText: rows carry token ids, which it embeds
     prepared: PreparedData | None  # None: the embedded world
+    cache: Cache  # of the embedded world's examples
     packer: RowPacker
     sizes: dict[str, tuple[tuple[int, int], ...]]  # task group → picture sizes in pixels
+    depth: Normalisation | None  # what grey means in depth maps; None where that differs
     times: TimeSampling
     draws: Draws
     graphdef: nnx.GraphDef
@@ -83,7 +80,8 @@ class Experiment:
         if self.prepared is not None:
             return self.prepared.examples(task, held_out=held_out)
         encode = functools.partial(encode_bundle, codec=self.codec)
-        return Cached(self.bundles(task, held_out=held_out), encode)
+        bundles = self.bundles(task, held_out=held_out)
+        return Cached(bundles, encode, self.cache, (task, held_out))
 
     def batches(self, *, held_out: bool = False, **kwargs) -> BatchIterator:
         """The training stream (or the same of held-out scenes); kwargs as in `row_batches`."""
@@ -91,14 +89,14 @@ class Experiment:
         tasks = {name: weight for name, weight in config.data.tasks.items() if weight}
         sources = {name: self.encoded(name, held_out=held_out) for name in tasks}
         kwargs.setdefault("batch_size", config.train.batch_rows * config.train.accumulate)
-        reading = {name: config.data[name] for name in _READING if name in config.data}
+        reading = {name: config.data[name] for name in _READING}
         groups = mix_groups(sources, tasks, config.seed)
         return row_batches(groups, self.packer, self.draws, seed=config.seed, **(reading | kwargs))
 
     def stream_fields(self) -> dict[str, Any]:
         """What determines the order and content of the stream."""
         config = self.config
-        data = {k: v for k, v in config.data.to_dict().items() if k not in _READING}
+        data, text = (_of_stream(config, section) for section in ("data", "text"))
         if self.prepared is not None:
             data |= {"folders": self.prepared.fields(), "encoder": "as in the folders"}
         else:
@@ -108,19 +106,24 @@ class Experiment:
             {
                 "seed": config.seed,
                 "data": data,
-                "text": config.text.to_dict(),
+                "text": text,
                 "draws": dataclasses.asdict(self.draws),
                 "rows_per_step": config.train.batch_rows * config.train.accumulate,
             },
         )
 
 
+def _of_stream(config: ConfigDict, section: str) -> dict[str, Any]:
+    """The fields of a section that change the stream."""
+    fields = section_fields(section)
+    return {k: v for k, v in config[section].to_dict().items() if fields[k].stream}
+
+
 def make_layout(rows: tuple) -> RowLayout:
     """The layout of config.rows: (group, count, frames, tokens per frame) per entry."""
     slots = []
     for entry in rows:
-        if len(entry) != 4:
-            raise ValueError(f"rows entry {entry} must be (group, count, frames, tokens)")
+        check_entry(BY_PATH["rows"], entry)
         group, count, frames, tokens = entry
         if group not in GROUPS:
             raise ValueError(f"unknown task group {group!r} in rows; choose from {GROUPS}")
@@ -139,10 +142,8 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
 
     Raises ValueError that names the field, its value and the choices.
     """
+    check_config(config)
     model = config.model
-    if model.dtype not in DTYPES:
-        raise ValueError(f"model.dtype={model.dtype!r} must be one of {list(DTYPES)}")
-    _check_numbers(config)
     fields = [f.name for f in dataclasses.fields(NextDiTConfig)]
     model_config = NextDiTConfig(**{name: model[name] for name in fields})
     layout = make_layout(config.rows)
@@ -151,7 +152,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
     flow = config.flow
     options = {
         "dtype": DTYPES[model.dtype],
-        "attention": model.get("attention", "auto"),  # configs of older runs lack it
+        "attention": model.attention,
         "remat": model.remat,
         "unroll": model.unroll or model.depth,
     }
@@ -178,12 +179,12 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         text_encoder=inputs.text_encoder,
         online_text=inputs.online_text,
         prepared=inputs.prepared,
+        cache=Cache(_cache_bytes(config)),
         packer=RowPacker(layout, inputs.row_text, model_config.patch_size),
         sizes=inputs.sizes,
-        times=TimeSampling(
-            flow.distribution, flow.mean, flow.std, flow.shift, flow.get("ray_shift")
-        ),
-        draws=Draws(flow.clean_share, config.train.caption_dropout),
+        depth=inputs.depth,
+        times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),
+        draws=_make_draws(config),
         graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
         init_params=init_params,
         lora=lora,
@@ -191,15 +192,30 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
     )
 
 
+def _cache_bytes(config: ConfigDict) -> float:
+    """What one process may keep of the embedded world's examples."""
+    if config.data.name != "world":
+        return 0.0
+    return config.data.cache_gib * 2**30 / max(config.data.workers, 1)
+
+
+def _make_draws(config: ConfigDict) -> Draws:
+    train = config.train
+    if train.token_only_share and config.text.kind == "cached":
+        raise ValueError(
+            f"train.token_only_share={train.token_only_share}, but text.kind='cached' knows whole "
+            "prompts and the empty one; it must be 0.0, or text.kind another"
+        )
+    return Draws(config.flow.clean_share, train.caption_dropout, train.token_only_share)
+
+
 def _make_lora(config: ConfigDict) -> LoRA | None:
     """The adapters of config.lora; None where it is not given."""
     fields = config.get("lora")
     if fields is None:
         return None
-    if not config.get("init_from"):
+    if not config.init_from:
         raise ValueError("lora trains adapters of given weights: init_from must name them")
-    if fields.frozen_dtype not in DTYPES:
-        raise ValueError(f"lora.frozen_dtype={fields.frozen_dtype!r} must be one of {list(DTYPES)}")
     return LoRA(fields.rank, fields.alpha, tuple(fields.targets))
 
 
@@ -207,22 +223,6 @@ def _frozen(all_params: Callable[[], Any], dtype: str) -> Any:
     """Shapes of what adapters stand beside."""
     shapes = split_lora(jax.eval_shape(all_params))[1]
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), shapes)
-
-
-def _check_numbers(config: ConfigDict) -> None:
-    """Raises ValueError for numbers outside their range that no part checks when it is made."""
-    for path in (*_POSITIVE, *_SHARES):
-        section, field = path.split(".")
-        value = config[section][field]
-        if path in _POSITIVE and not value > 0:
-            raise ValueError(f"{path}={value} must be positive")
-        if path in _SHARES and not 0 <= value <= 1:
-            raise ValueError(f"{path}={value} must be in 0..1")
-    if (workers := config.data.get("workers", 0)) < 0:  # older exports have none
-        raise ValueError(f"data.workers={workers} must be ≥ 0")
-    for name, weight in config.data.tasks.items():
-        if not weight >= 0:
-            raise ValueError(f"data.tasks.{name}={weight} must be ≥ 0")
 
 
 def _check_slots(config: ConfigDict, layout: RowLayout) -> None:

@@ -7,20 +7,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from onediff_jax.data.buckets import ASPECTS, bucket_size
+from onediff_jax.data.buckets import bucket_size
 from onediff_jax.data.codec import LightCodec
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.prepared.dataset import (
     CachedText,
     PreparedData,
-    check_split,
     open_folders,
+    sizes_of,
 )
+from onediff_jax.data.prepared.depth import depth_of
 from onediff_jax.data.text_hash import HashedTextEncoder
-from onediff_jax.data.world import World
-
-DATA = ("world", "prepared")
-TEXT = ("hashed", "cached", "t5")
+from onediff_jax.data.world_bundles import DEPTH_RANGE
+from onediff_jax.tasks.depth import Normalisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Inputs:
       codec: pictures to latents and back: LightCodec or encoders.AutoencoderCodec.
       prepared: the folders of data.folders; None for the embedded world.
       sizes: task group → picture sizes (height, width) in pixels.
+      depth: what grey means in depth maps, in world units or metres; None where that differs.
       text_encoder: prompts → embeddings (b, l, d) and mask (b, l).
       row_text: the same for rows; with online_text token ids (b, l) in place of embeddings.
       online_text: encoders.OnlineText, which embeds the ids of rows on the devices, or None.
@@ -39,6 +39,7 @@ class Inputs:
     codec: Any
     prepared: PreparedData | None
     sizes: dict[str, tuple[tuple[int, int], ...]]
+    depth: Normalisation | None
     text_encoder: Any
     row_text: Any
     online_text: Any | None
@@ -50,28 +51,34 @@ def make_inputs(config: ConfigDict, layout: RowLayout, *, with_data: bool = True
     Raises ValueError that names the field, its value and the choices.
     """
     data = config.data
-    if data.name not in DATA:
-        raise ValueError(f"data.name={data.name!r} must be one of {DATA}")
     if data.name == "world":
-        if data.scenes <= 0:
-            raise ValueError(f"data.scenes={data.scenes} must be positive")
-        World(data.seed, data.level)  # raises for an unknown level
         codec, prepared, sizes = LightCodec(), None, _sizes(layout, data.aspects)
+        depth = Normalisation(**DEPTH_RANGE)
     elif with_data:
         codec, prepared = _make_prepared(config, layout)
-        sizes = prepared.sizes()
+        sizes, depth = prepared.sizes(), depth_of(prepared.folders)
     else:
-        codec, prepared, sizes = _make_codec(data.encoder), None, _sizes(layout, ("1:1",))
-    if config.text.get("kind", "hashed") == "t5":
+        codec, prepared = _make_codec(data.encoder), None
+        sizes, depth = _trained_pictures(config, layout)
+    if config.text.kind == "t5":
         online = _make_online(config)
-        return Inputs(codec, prepared, sizes, online, online.ids, online)
+        return Inputs(codec, prepared, sizes, depth, online, online.ids, online)
     text = _make_text(config, prepared)
-    return Inputs(codec, prepared, sizes, text, text, None)
+    return Inputs(codec, prepared, sizes, depth, text, text, None)
+
+
+def _trained_pictures(
+    config: ConfigDict, layout: RowLayout
+) -> tuple[dict[str, tuple[tuple[int, int], ...]], Normalisation | None]:
+    """Sizes and depth of a model that is only sampled: as in its folders, where they still are."""
+    try:
+        folders = open_folders(config.data.folders)
+    except (ValueError, OSError):  # gone, or another's: the shapes that are prepared by default
+        return _sizes(layout, ("1:1", "4:3", "3:4")), None
+    return sizes_of(folders), depth_of(folders)
 
 
 def _sizes(layout: RowLayout, aspects: tuple[str, ...]) -> dict[str, tuple[tuple[int, int], ...]]:
-    if not aspects:
-        raise ValueError(f"data.aspects is empty; choose from {list(ASPECTS)}")
     sizes = {}
     for slot in layout.slots:
         found = tuple(bucket_size(a, slot.tokens) for a in aspects)
@@ -90,7 +97,6 @@ def _make_codec(encoder: str) -> Any:
 
 def _make_prepared(config: ConfigDict, layout: RowLayout) -> tuple[Any, PreparedData]:
     data = config.data
-    check_split(data.evaluate_on)
     folders = open_folders(data.folders)
     first = folders[0][0]
     if (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
@@ -104,7 +110,7 @@ def _make_prepared(config: ConfigDict, layout: RowLayout) -> tuple[Any, Prepared
             f"data.encoder={data.encoder!r} is another autoencoder than that of {first.path}: "
             f"SHA-256 {codec.identity} and {first.pictures['sha256']}"
         )
-    cached = config.text.get("kind", "hashed") == "cached"
+    cached = config.text.kind == "cached"
     if cached and first.text is None:
         raise ValueError(
             f"text.kind='cached', but {first.path} holds captions alone: prepare --text=FOLDER"
@@ -115,16 +121,13 @@ def _make_prepared(config: ConfigDict, layout: RowLayout) -> tuple[Any, Prepared
 
 
 def _make_text(config: ConfigDict, prepared: PreparedData | None) -> Any:
-    """The text encoder of config.text.kind; a config without one means "hashed"."""
+    """The text encoder of config.text.kind, which is not "t5"."""
     text, width = config.text, config.model.caption_channels
-    kind = text.get("kind", "hashed")
-    if kind not in TEXT:
-        raise ValueError(f"text.kind={kind!r} must be one of {TEXT}")
-    if kind == "hashed":
+    if text.kind == "hashed":
         return HashedTextEncoder(width, text.max_length)
     if config.data.name == "world":
         raise ValueError("text.kind='cached' needs data.folders with cached captions")
-    encode = _online_when_needed(config) if text.get("folder") else None
+    encode = _online_when_needed(config) if text.folder else None
     if prepared is None:
         return encode or _no_text
     manifest = prepared.folders[0][0].manifest
@@ -158,7 +161,7 @@ def _make_online(config: ConfigDict) -> Any:
     from onediff_jax.experiment.encoders import OnlineText
 
     text, width = config.text, config.model.caption_channels
-    if not text.get("folder"):
+    if not text.folder:
         raise ValueError("text.kind='t5' needs text.folder, of a T5 encoder and its tokenizer")
     online = OnlineText(text.folder, max_length=text.max_length, dtype=config.model.dtype)
     if online.width != width:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from onediff_jax.experiment.checks import upgrade
 from onediff_jax.interop.config import (
     PretrainedError,
     check_same,
@@ -150,11 +151,11 @@ def load_export(folder: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
         ) from error
     found = transformer_folder(folder)
     network, _ = read_config(found)
-    config = ConfigDict(_tuples(fields))
+    config = ConfigDict(upgrade(fields, file))
     # The encoders that came along, wherever those of the run are now.
-    if config.data.get("encoder", "light") != "light":
+    if config.data.name == "prepared" and config.data.encoder != "light":
         config.data.encoder = str(folder)
-    if config.text.get("kind", "hashed") != "hashed":
+    if config.text.kind != "hashed":
         config.text.folder = str(folder)
     return config, read_weights(found, param_shapes(network))
 
@@ -186,10 +187,3 @@ def _at(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has lists where configs have tuples."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -8,6 +8,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from onediff_jax.experiment.checks import complete
+
 AXES = ("replica", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("replica", "fsdp")
 # Arrays of a batch whose second axis is the chunks of a row; the others have none.
@@ -26,17 +28,18 @@ def make_mesh(config: ConfigDict, devices: list | None = None) -> Mesh:
     slices.
     """
     devices = jax.devices() if devices is None else list(devices)
+    config = complete("mesh", config)
     sizes = [config[axis] for axis in AXES]
     if sizes.count(-1) > 1 or any(n == 0 or n < -1 for n in sizes):
-        raise ValueError(f"mesh {dict(config)} must be positive sizes, at most one of them -1")
+        raise ValueError(f"mesh {config} must be positive sizes, at most one of them -1")
     known = math.prod(n for n in sizes if n > 0)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(
-            f"mesh {dict(config)} multiplies to {known}, but there are {len(devices)} devices"
+            f"mesh {config} multiplies to {known}, but there are {len(devices)} devices"
         )
-    parts = _slices(devices, config.get("slices", 1))
+    parts = _slices(devices, config["slices"])
     if sizes[0] % len(parts):
         raise ValueError(
             f"mesh.replica={sizes[0]} must be a multiple of mesh.slices={len(parts)}: only "

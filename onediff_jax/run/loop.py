@@ -1,6 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ml_collections import ConfigDict
 from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
+from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
 from onediff_jax.parallel.memory import check_memory
@@ -29,13 +32,28 @@ from onediff_jax.parallel.processes import (
 )
 from onediff_jax.parallel.program import Program
 from onediff_jax.parallel.sharding import on_mesh
-from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
-from onediff_jax.run.metrics import Reporter, add_sums, console_line, memory_peak_gib, task_means
+from onediff_jax.run.checkpoint import (
+    CHECKPOINTS,
+    CheckpointError,
+    Checkpoints,
+    complete_steps,
+)
+from onediff_jax.run.metrics import (
+    Reporter,
+    Results,
+    add_sums,
+    console_line,
+    memory_peak_gib,
+    step_means,
+    task_means,
+)
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
+from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
-from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
+from onediff_jax.run.watchdog import Watchdog
+from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
 
@@ -44,17 +62,27 @@ class NotFiniteError(RuntimeError):
     """Too many steps in a row had a gradient that is not finite."""
 
 
-def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+def train(
+    config: ConfigDict, workdir: str | Path, *, strict: bool = False, accept_changes: bool = False
+) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
 
-    SIGTERM, to any of the processes, saves a checkpoint and returns. Raises ValueError (and its
+    Args:
+      config: of the run.
+      workdir: of the run.
+      strict: raise for a damaged checkpoint instead of going on from the one before.
+      accept_changes: go on although code, versions, weights or data are others than at the last
+        start; `checkpoint.accept_changes` says so once for all.
+
+    SIGTERM or Ctrl-C, to any of the processes, saves a checkpoint and returns; a second one ends
+    the process at once. Raises ValueError (and its
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
-            return _Run(config, workdir, opened).loop()
+            return _Run(config, workdir, opened, strict, accept_changes).loop()
         except BaseException:
             if many():
                 opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
@@ -67,8 +95,15 @@ class _Run:
     `opened` releases what was opened, also when the start itself fails.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path, opened: contextlib.ExitStack):
-        self.config, log = config, config.log
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str | Path,
+        opened: contextlib.ExitStack,
+        strict: bool,
+        accept_changes: bool,
+    ):
+        self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
         with together():
             self.experiment: Experiment = make_experiment(config)
@@ -78,37 +113,49 @@ class _Run:
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config)
+                claimed = Workdir(workdir, config, write=False)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
+                starts = not complete_steps(self.path / CHECKPOINTS)
+                claimed.check_surroundings(
+                    surroundings(self.experiment, starts=starts),
+                    changes,
+                    accept=accept_changes or config.checkpoint.accept_changes,
+                )
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
             self.profile = ProfileWindow(
                 self.path / "profile",
-                first=log.get("profile_at", 0) if self.is_writer else 0,
-                steps=log.get("profile_steps", 3),
+                first=log.profile_at if self.is_writer else 0,
+                steps=log.profile_steps,
             )
             opened.callback(self.profile.close)
         self.checkpoints = Checkpoints(
             self.path,
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
+            about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
         )
         opened.callback(self.checkpoints.close)
         self.reporter = Reporter(self.path, is_writer=self.is_writer)
         opened.callback(self.reporter.close)
+        self.watchdog = Watchdog(log.on_hang)
+        opened.callback(self.watchdog.close)
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
+        for note in claimed.notes if self.is_writer else ():
+            self.reporter.say(f"workdir: {note}")
         self.reporter.say(f"workdir {self.path}")
+        for line in padding_lines(slot_use(self.experiment)):
+            self.reporter.say(line)
         self.fields = self.experiment.stream_fields()
         self.clock = Clock(self.first_start)
         self.work = self._work()
         step, self.shardings, frozen = sharded_train_step(
             self.experiment, self.tx, schedule, self.mesh
         )
-        again = log.get("allow_recompile", False)
-        self.step = Program(step, "the train step", allow_recompile=again)
+        self.step = Program(step, "the train step", allow_recompile=log.allow_recompile)
         self.ema_shardings = on_device(self.shardings.ema)
         self.frozen = self._load_frozen(frozen)
         if self.experiment.online_text:
@@ -122,9 +169,12 @@ class _Run:
         self.evaluate = Program(evaluate, "the held-out loss")
         self.batches = self._stream(config.train.batch_rows * config.train.accumulate)
         opened.callback(self.batches.close)
+        self.results = Results()
         self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
+        if self.is_writer:
+            claimed.begin()
 
     def _work(self) -> Work:
         kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
@@ -147,6 +197,7 @@ class _Run:
                 "storage that all processes share"
             )
         if not seen[0]:
+            self.checkpoints.check_fresh()
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
             )
@@ -159,12 +210,13 @@ class _Run:
             abstract,
             self.shardings._replace(ema=self.ema_shardings),
         )
-        step, state, data = self.checkpoints.restore(wanted)
-        if data["stream_hash"] != stream_hash(self.fields):
-            named = [
-                f"{name}: {old!r} in the checkpoint, {new!r} now"
-                for name, old, new in differences(data["stream"], self.fields)
-            ]
+        say = self.reporter.say
+        step, state, data = self.checkpoints.restore(wanted, strict=self.strict, say=say)
+        named = [
+            f"{name}: {old!r} in the checkpoint, {new!r} now"
+            for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)
+        ]
+        if named:
             raise CheckpointError(
                 f"checkpoint {step} was trained on another data stream:\n  " + "\n  ".join(named)
             )
@@ -175,7 +227,7 @@ class _Run:
 
     def _start(self) -> TrainState:
         """The state of step 0: initial values, or those of init_from."""
-        folder = self.config.get("init_from")
+        folder = self.config.init_from
         if not folder or self.experiment.lora:
             return jax.jit(self._new_state, out_shardings=self.shardings)()
         shapes = param_shapes(self.experiment)
@@ -185,7 +237,7 @@ class _Run:
 
     def _load_frozen(self, shardings: Any) -> Any:
         """Weights that are used and not trained; None where all are."""
-        shapes, folder = self.experiment.frozen_shapes, self.config.get("init_from")
+        shapes, folder = self.experiment.frozen_shapes, self.config.init_from
         if shapes is None:
             return None
         params = load_params(folder, self.experiment.model_config, shapes, shardings)
@@ -199,7 +251,7 @@ class _Run:
 
     def _held_out_batches(self) -> list[dict[str, jax.Array]]:
         rows, count = self.config.train.batch_rows, self.config.log.held_out_batches
-        stream = self._stream(rows, held_out=True, threads=1, prefetch=1)
+        stream = self._stream(rows, held_out=True, workers=0, threads=1, prefetch=1)
         found = [self.to_devices(next(stream), rows) for _ in range(count)]
         stream.close()
         return found
@@ -213,14 +265,16 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Starts a checkpoint of everything the run needs to go on."""
+        self.results.settle()
         began = time.perf_counter()
         data = {
-            "batches": self.batches.batches,
+            "batches": step,  # of each step one; the next one is read already
             "stream_hash": stream_hash(self.fields),
             "stream": self.fields,
             "productive_seconds": self.clock.productive,
         }
-        self.checkpoints.save(step, self.state, data)
+        with self.watchdog.waiting_for("a save"):
+            self.checkpoints.save(step, self.state, data)
         self.clock.pause(time.perf_counter() - began)
         self.saved_at, self.saved_step = time.monotonic(), step
 
@@ -233,58 +287,85 @@ class _Run:
         return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
-        """Save, next batch, step, log, evaluate; until the last step or SIGTERM."""
-        total, log = self.config.train.steps, self.config.log
-        first = step = int(self.state.step)
-        rows = self.config.train.batch_rows * self.config.train.accumulate
-        self.saved_at, self.saved_step = time.monotonic(), step
-        running, metrics = None, None
+        """Until the last step or a signal: save, step, log, next batch, evaluate.
+
+        Everything that the devices need is given to them before anything is fetched from them: a
+        step is dispatched, and while it runs the one before is reported and the next batch is read
+        and placed. At most two steps are in flight, so memory stays flat.
+        """
+        total = self.config.train.steps
+        step = int(self.state.step)
+        self.saved_at, self.saved_step, self.logged_step = time.monotonic(), step, step
         self._observe(step)
         with Stop() as stop:
-            while step < total and not stop(step):
-                if self._save_due(step):
-                    self.save(step)
-                began = time.perf_counter()
-                batch = next(self.batches)
-                if step > first:
-                    self.clock.wait(time.perf_counter() - began)
-                if metrics is not None:  # at most one step in flight: memory stays flat
-                    jax.block_until_ready(metrics["loss"])
-                    running = add_sums(running, jax.device_get(metrics))
-                if self.profile(step, metrics):
-                    self.reporter.say(f"profile of the steps up to {step} in {self.path}/profile")
-                metrics = self._advance(step, self.to_devices(batch, rows))
-                step += 1
-                if step % log.every_steps == 0 or step == total:
-                    running = add_sums(running, jax.device_get(metrics))
-                    self._log(step, running, metrics)
-                    running, metrics = None, None
-                self._observe(step)
+            try:
+                batch = self._read(step)
+                while step < total and not stop(step):
+                    if self._save_due(step):
+                        self.save(step)
+                    if self.profile(step, self.results.newest):
+                        self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
+                    self._advance(step, batch)
+                    step += 1
+                    batch = self._read(step)
+                    with self.watchdog.waiting_for("a step"):
+                        self.results.settle(ahead=1)
+                    self._observe(step)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._log(step)  # what is done is told, whatever came after it
+                raise
+            self._log(step)
             self.save(step)
-            self.checkpoints.wait()
-        done = "finished" if step == total else "stopped by SIGTERM, checkpoint saved"
+            with self.watchdog.waiting_for("a save"):
+                self.checkpoints.wait()
+        done = (
+            "finished"
+            if step == total
+            else f"stopped by {stop.reason or 'SIGTERM'}, checkpoint saved"
+        )
         peak = memory_peak_gib()
         self.reporter.say(f"{done} at step {step}; peak memory {peak:.2f} GiB; {self.path}")
         return self.state
 
-    def _advance(self, step: int, batch: dict[str, jax.Array]) -> dict[str, Any]:
-        """One step."""
+    def _read(self, step: int) -> dict[str, jax.Array] | None:
+        """The batch of the step after `step`, on its way to the devices; None after the last."""
+        train = self.config.train
+        if step >= train.steps:
+            return None
+        began = time.perf_counter()
+        with self.watchdog.waiting_for("the next batch"):
+            batch = next(self.batches)
+        if self.results.idle:  # otherwise the devices were busy meanwhile: nothing was lost
+            self.clock.wait(time.perf_counter() - began)
+        return self.to_devices(batch, train.batch_rows * train.accumulate)
+
+    def _advance(self, step: int, batch: dict[str, jax.Array]) -> None:
+        """Dispatches one step; reports those before it, when due, while it runs."""
         compiled = self.step.compiled
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
+        with annotation, self.watchdog.waiting_for("the start of a step"):
             self.state, metrics = self.step(self.state, batch, self.frozen)
+        self.results.add(step + 1, metrics)
+        self._log(step)
         self.clock.tick()
         if self.step.compiled > compiled:
-            jax.block_until_ready(metrics["loss"])
+            self.results.settle()
             self.clock.restart()  # compilation is not part of the rate
-        return metrics
 
-    def _log(self, step: int, sums: dict[str, np.ndarray], last: dict[str, Any]) -> None:
+    def _log(self, step: int) -> None:
+        """Reports the steps since the last report, when one is due at this step."""
+        train, log = self.config.train, self.config.log
+        if step <= self.logged_step or (step % log.every_steps and step != train.steps):
+            return
+        self.logged_step = step
+        results = self.results.fetch(step)
+        if not results:
+            return
         rates = self.clock.report()  # empty where the only step so far was compiled
-        tokens = max(sums["task_tokens"].sum(), 1.0)
+        last = results[-1]
         values = {
-            "loss": float(sums["task_loss"].sum() / tokens),
-            **task_means(sums),
-            "padding": float(1 - sums["valid_tokens"] / sums["all_tokens"]),
+            **step_means(results),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
             **(self.work.rates(rates["steps_per_second"]) if rates else {}),
@@ -292,9 +373,9 @@ class _Run:
             "compiles": self.compiles.count,
         }
         self.reporter.scalars(step, values)
-        self.reporter.say(console_line(step, self.config.train.steps, values))
-        in_a_row = int(last["skipped_in_a_row"])
-        if in_a_row >= self.config.train.max_skipped:
+        self.reporter.say(console_line(step, train.steps, values))
+        in_a_row = max(int(found["skipped_in_a_row"]) for found in results)
+        if in_a_row >= train.max_skipped:
             raise NotFiniteError(
                 f"{in_a_row} steps in a row had a gradient that is not finite, up to step {step}; "
                 f"the last checkpoints are {self.checkpoints.steps()}. "
@@ -304,12 +385,22 @@ class _Run:
     def _observe(self, step: int) -> None:
         """Held-out loss and sample grids, when due."""
         log, total = self.config.log, self.config.train.steps
-        began = time.perf_counter()
         last = step == total
         evaluate = step in log.held_out_at or last or (step and step % log.held_out_every == 0)
         preview = self.preview and step and (last or step % log.sample_every == 0)
-        if evaluate or preview:
-            params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
+        if not (evaluate or preview):
+            return
+        self._log(step)
+        with self.watchdog.waiting_for("a step"):
+            self.results.settle()
+        began = time.perf_counter()
+        with self.watchdog.waiting_for("evaluation"):
+            self._evaluate(step, bool(evaluate), bool(preview))
+        self.clock.pause(time.perf_counter() - began)
+
+    def _evaluate(self, step: int, evaluate: bool, preview: bool) -> None:
+        total = self.config.train.steps
+        params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
         if evaluate:
             key, sums = jax.random.key(self.config.seed + 1), None
             for number, batch in enumerate(self.held_out):
@@ -321,4 +412,3 @@ class _Run:
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")
         if preview:
             self.reporter.image(step, "samples", self.preview(params))
-        self.clock.pause(time.perf_counter() - began)

@@ -2,9 +2,12 @@
 
 import json
 import sys
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from onediff_jax.data.rows import TASK_NAMES
@@ -23,6 +26,7 @@ class Reporter:
         if is_writer:
             from clu import metric_writers  # brings tensorflow: seconds, after all checks
 
+            _end_torn_line(workdir / "metrics.jsonl")
             self._jsonl = (workdir / "metrics.jsonl").open("a")
             self._writer = metric_writers.SummaryWriter(str(workdir))
 
@@ -55,6 +59,66 @@ class Reporter:
         if self._writer is not None:
             self._writer.close()
             self._jsonl.close()
+
+
+def _end_torn_line(file: Path) -> None:
+    """Removes the last line if it lacks its end: a power cut or a full disk tore it."""
+    if not isinstance(file, Path) or not file.exists():
+        return  # objects in a store appear whole
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with file.open("r+b") as opened:
+            opened.truncate(whole)
+
+
+class Results:
+    """What the steps returned, on the devices until it is asked for.
+
+    A step's numbers are a few hundred bytes. They are kept per step, not summed: the sums of many
+    steps are then exact, in float64.
+    """
+
+    def __init__(self):
+        self._waiting: deque[tuple[int, dict[str, jax.Array]]] = deque()
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the step that made `step`, without waiting for them."""
+        self._waiting.append((step, metrics))
+
+    @property
+    def newest(self) -> dict[str, jax.Array] | None:
+        """The metrics of the newest step; None where all were fetched."""
+        return self._waiting[-1][1] if self._waiting else None
+
+    @property
+    def idle(self) -> bool:
+        """Whether the devices have nothing left to do."""
+        return self.newest is None or self.newest["loss"].is_ready()
+
+    def settle(self, ahead: int = 0) -> None:
+        """Returns when all steps but the newest `ahead` are done."""
+        if len(self._waiting) > ahead:
+            jax.block_until_ready(self._waiting[-1 - ahead][1]["loss"])
+
+    def fetch(self, step: int) -> list[dict[str, np.ndarray]]:
+        """Takes the metrics of the steps up to `step`, in order, in one transfer."""
+        found = []
+        while self._waiting and self._waiting[0][0] <= step:
+            found.append(self._waiting.popleft()[1])
+        return jax.device_get(found)
+
+
+def step_means(results: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Losses and padding of several steps together, each mean over all their tokens."""
+    names = ("task_loss", "task_tokens", "valid_tokens", "all_tokens")
+    sums = {k: np.sum([np.asarray(r[k], np.float64) for r in results], axis=0) for k in names}
+    tokens = sums["task_tokens"].sum()
+    return {
+        "loss": float(sums["task_loss"].sum() / (tokens or 1.0)),
+        **task_means(sums),
+        "padding": float(1 - sums["valid_tokens"] / sums["all_tokens"]),
+    }
 
 
 def task_means(sums: dict[str, np.ndarray], prefix: str = "loss") -> dict[str, float]:

@@ -100,7 +100,7 @@ def token_weights(batch: Batch, experiment: Experiment) -> jax.Array:
     """What every token counts in the loss, (r, c, t) float32; 0 for padding and given frames."""
     layout = experiment.layout
     given = given_frames(batch, layout)[:, layout.chunk_frame][..., None]
-    ray_weight = np.float32(experiment.config.flow.get("ray_weight", 1.0))
+    ray_weight = np.float32(experiment.config.flow.ray_weight)
     of_frame = np.where(ray_frames(layout), ray_weight, np.float32(1))
     carries = (batch["token_mask"] & ~given).astype(jnp.float32)
     return carries * of_frame[layout.chunk_frame][:, None]
@@ -214,7 +214,7 @@ def sharded_train_step(
     frozen = state_shardings(experiment.frozen_shapes, mesh)
     step = make_train_step(experiment, tx, schedule)
     whole = step
-    if experiment.config.ema.get("offload", False):
+    if experiment.config.ema.offload:
         ema = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), shardings.ema)
         shardings = shardings._replace(ema=ema)
 

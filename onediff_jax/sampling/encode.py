@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from onediff_jax.data.bundle import Encoded
+from onediff_jax.data.prepared.fit import crop_cameras
 from onediff_jax.experiment.build import Experiment
-from onediff_jax.sampling.request import Plan, Request
+from onediff_jax.sampling.request import Plan, Request, given_roles
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks.definitions import Task
-from onediff_jax.tasks.pictures import fit
+from onediff_jax.tasks.pictures import centre_crop, fit
 from onediff_jax.tasks.roles import get_role
+
+_REACH = 3  # pixels that resizing takes a new pixel from, to each side
 
 
 def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
@@ -27,19 +31,57 @@ def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
     else:
         size = request.size or trained_size(experiment, plan.task, request.images)
         zeros = np.zeros((*(side // codec.factor for side in size), codec.channels), np.float32)
-    images, frames = iter(request.images), []
+    images, frames, cameras = iter(request.images), [], request.cameras
+    if request.from_image:
+        images = iter(derived(request, plan.task, size))
+    if cameras is not None and request.camera_size is not None:
+        box = centre_crop(request.camera_size, size)
+        some = len(cameras)
+        cameras = crop_cameras(cameras, [request.camera_size] * some, [box] * some, size)
     for index, (role, wanted) in enumerate(zip(plan.roles, plan.generate, strict=True)):
         if wanted:
             frames.append(zeros)
         elif request.gives_latents:
             frames.append(next(images))
         elif role == "ray":
-            rays = cams.rays_from_cameras(request.cameras[index // 2], zeros.shape[:2])
+            rays = cams.rays_from_cameras(cameras[index // 2], zeros.shape[:2])
             frames.append(cams.ray_frames(rays)[0])
         else:
             frames.append(codec.encode(fit(next(images), size, nearest=get_role(role).nearest)))
     frames = tuple(frame.astype(np.float32) for frame in frames)
     return Encoded(plan.task.name, plan.prompt, frames, request.text)
+
+
+def derived(request: Request, task: Task, size: tuple[int, int]) -> list[np.ndarray]:
+    """The given frames that are made of an ordinary picture, at the size that is generated."""
+    image, hole = fit(request.images[0], size), _fit_mask(request.mask, size)
+    roles = given_roles(task, request.direction)
+    return [get_role(role).derive(image, mask=hole) for role in roles]
+
+
+def kept_pixels(
+    request: Request, plan: Plan, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The given picture (H, W, 3) and where it is to be painted anew (H, W), of an inpainting.
+
+    None where nothing is to be kept. Without a mask the hole is what is black in the picture, and
+    every pixel that resizing mixed with it.
+    """
+    if not request.keep_given or request.gives_latents or plan.roles != ("image", "masked"):
+        return None
+    if plan.generate != (True, False):
+        return None
+    image = request.images[0]
+    if request.mask is not None:
+        return fit(image, size), _fit_mask(request.mask, size)
+    hole = _fit_mask(image.max(-1) == 0, size)
+    if image.shape[:2] != size:
+        hole = ndimage.binary_dilation(hole, iterations=_REACH)
+    return fit(image, size), hole
+
+
+def _fit_mask(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
+    return None if mask is None else fit(mask.astype(np.uint8), size, nearest=True) > 0
 
 
 def trained_size(experiment: Experiment, task: Task, images: Sequence) -> tuple[int, int]:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from onediff_jax.data.layout import RowLayout, Slot
-from onediff_jax.data.world_bundles import DEPTH_RANGE
 from onediff_jax.experiment.build import Experiment
-from onediff_jax.sampling.encode import trained_size
+from onediff_jax.sampling.encode import kept_pixels, trained_size
 from onediff_jax.sampling.request import UNIT, Plan, Request, make_plan
 from onediff_jax.sampling.sampler import Frames, Sampler
 from onediff_jax.sampling.show import picture
@@ -55,8 +54,10 @@ class Generated:
         return [f for f, wanted in enumerate(self.plan.generate) if wanted]
 
     def picture(self, frame: int) -> np.ndarray:
-        """uint8 (H, W, 3) of one frame; rays as the colours of their directions."""
-        return picture(self.latents[frame], self.codec, self.plan.roles[frame])
+        """uint8 (H, W, 3) of one frame, as its role is shown; inpainting keeps given pixels."""
+        drawn = picture(self.latents[frame], self.codec, self.plan.roles[frame])
+        kept = kept_pixels(self.request, self.plan, drawn.shape[:2]) if frame == 0 else None
+        return drawn if kept is None else np.where(kept[1][..., None], drawn, kept[0])
 
     def metric_depth(self, frame: int) -> np.ndarray | None:
         """(H, W) float32 in world units, inf for sky; None when the range is not known."""
@@ -103,7 +104,7 @@ def generate(
     results: list = [None] * len(requests)
 
     def result(index: int, frames: Frames, notes: tuple[str, ...] = ()) -> Generated:
-        depth = _depth_range(experiment)
+        depth = experiment.depth
         one = (requests[index], plans[index], frames, experiment.codec, depth)
         return Generated(*one, steps, guidance, notes)
 
@@ -144,12 +145,6 @@ def _shape(experiment: Experiment, request: Request, plan: Plan) -> tuple[str, i
     else:
         height, width = request.size or trained_size(experiment, plan.task, request.images)
     return plan.task.group, len(plan.roles), height * width // UNIT**2
-
-
-def _depth_range(experiment: Experiment) -> Normalisation | None:
-    if experiment.config.data.name != "world":
-        return None
-    return Normalisation(**DEPTH_RANGE)
 
 
 def _notes(experiment: Experiment, request: Request, plan: Plan):

@@ -1,14 +1,16 @@
 """Where weights come from: the workdir of a run, or an exported folder."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 from flax import traverse_util
 
 from onediff_jax.experiment.build import Experiment, make_experiment
-from onediff_jax.interop.pretrained import load_export
+from onediff_jax.interop.pretrained import RUN_FILE, load_export
 from onediff_jax.sampling.saved_run import SavedRun
+from onediff_jax.tasks.depth import Normalisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,4 +60,10 @@ def _load_export(path: Path, step: int | None) -> Source:
     if step is not None:
         raise ValueError(f"{step=} was asked of {path}, an export, which holds one set of weights")
     config, params = load_export(path)
-    return Source(make_experiment(config, with_data=False), params, None, path)
+    experiment = make_experiment(config, with_data=False)
+    pictures = json.loads((path / RUN_FILE).read_text()).get("pictures")  # not in older exports
+    if pictures is not None:
+        sizes = {g: tuple(map(tuple, found)) for g, found in pictures["sizes"].items()}
+        depth = pictures["depth"] and Normalisation(**pictures["depth"])
+        experiment = dataclasses.replace(experiment, sizes=sizes, depth=depth)
+    return Source(experiment, params, None, path)

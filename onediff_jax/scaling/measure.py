@@ -28,7 +28,7 @@ def measure(
     """
     platform = topology.chip.platform
     check_compiler(platform)
-    devices = devices_of(topology, config.mesh.get("slices", 1))
+    devices = devices_of(topology, config.mesh.slices)
     with as_if_on(devices[0], platform):
         program = lower_train_step(config, devices)
         kernels = attention_choices(program.experiment, platform)

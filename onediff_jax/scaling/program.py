@@ -76,7 +76,7 @@ def batch_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
 def attention_choices(experiment: Experiment, platform: str) -> dict[str, str]:
     """Which implementation each attention of a row uses: "1024 × 1024" → "splash"."""
     config = experiment.config
-    wanted = config.model.get("attention", "auto")
+    wanted = config.model.attention
     dtype, cap = DTYPES[config.model.dtype], config.model.attention_softcap
     found = {}
     for run in experiment.layout.runs:

@@ -33,9 +33,7 @@ def search(
     unknown = [name for name in what if name not in WHAT]
     if unknown:
         raise ValueError(f"--search={','.join(what)} must be some of {','.join(WHAT)}")
-    meshes = (
-        _meshes(topology, config.mesh.get("slices", 1)) if "mesh" in what else [dict(config.mesh)]
-    )
+    meshes = _meshes(topology, config.mesh.slices) if "mesh" in what else [dict(config.mesh)]
     remats = REMATS if "remat" in what else (config.model.remat,)
     found: list[dict[str, Any]] = []
     for mesh in meshes:

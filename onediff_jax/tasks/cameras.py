@@ -17,6 +17,9 @@ RAY_CHANNELS = 6
 FRAME_CHANNELS = 16
 # Brings rays to about the scale of the image latents they share a network with.
 RAY_SCALE = 1.658
+# Centres closer together than this share of their coordinates (or of 1) are one place, rounded.
+_ONE_PLACE = 1e-5
+_SPREADS = 100.0  # where the axes meet, at most so many times further than the cameras are spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,12 +150,29 @@ def cameras_from_transforms(
     if normalize_scale is not None:
         if not normalize_scale > 0:
             raise ValueError(f"{normalize_scale=} must be positive or None")
-        meeting = nearest_point(centres, axes[:, :, 2])
-        centres = centres * (normalize_scale / np.linalg.norm(centres[0] - meeting))
+        centres = centres * (normalize_scale / _scale(centres, axes[:, :, 2]))
     half = min(height, width) / 2
     principal = [(width / 2 - width // 2) / half, (height / 2 - height // 2) / half]
     cameras = _from_opengl(axes, centres, [fl_x / half, fl_y / half], principal)
     return rebase(cameras) if first_is_origin else cameras
+
+
+def _scale(centres: np.ndarray, directions: np.ndarray) -> float:
+    """The distance of camera 0 from the point nearest to all optical axes.
+
+    Raises ValueError where it says nothing of the scene's size: cameras that stand at one place up
+    to rounding, axes so nearly parallel that they meet far beyond them, or camera 0 at that point.
+    """
+    spread = np.linalg.norm(centres - centres.mean(0), axis=-1).max()
+    if len(centres) > 1 and spread <= _ONE_PLACE * max(1.0, np.abs(centres).max()):
+        raise ValueError(f"all {len(centres)} cameras stand at one place: nothing gives a scale")
+    distance = np.linalg.norm(centres[0] - nearest_point(centres, directions))
+    if len(centres) > 1 and not 1 / _SPREADS < distance / spread < _SPREADS:
+        raise ValueError(
+            f"the optical axes meet {distance:.3g} from the first camera, where the cameras are "
+            f"spread over {spread:.3g}: parallel axes, or too few of them, give no scale"
+        )
+    return distance
 
 
 def rebase(cameras: Cameras) -> Cameras:

@@ -27,12 +27,13 @@ def test_released_shape_is_refused_with_numbers(released, monkeypatch):
     with pytest.raises(ValueError, match="preset '2b8' does not fit") as error:
         memory.check_memory(released, count, mesh())
     numbers = re.findall(r"([\d,.]+) (?:parameters|rows|GiB)", str(error.value))
-    assert numbers[:2] == ["2,800,389,184", "256"] and numbers[-1] == "16.0"
+    assert numbers[:2] == ["2,800,389,184", "64"] and numbers[-1] == "16.0"
     needed = float(numbers[2].replace(",", ""))
-    # 20 bytes of state per parameter are 52.2 GiB; the rest are 256 rows of activations.
+    # 20 bytes of state per parameter are 52.2 GiB; the rest are 64 rows of activations.
     assert needed > 53
     missing = float(numbers[3].replace(",", ""))
     assert missing == pytest.approx(needed - 16, abs=0.11)
+    assert "Choose a smaller preset or model, or 4 or more such devices" in str(error.value)
 
 
 def test_state_and_activations(released):

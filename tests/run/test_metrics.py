@@ -2,14 +2,17 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 
 from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.run.metrics import (
     Reporter,
+    Results,
     add_sums,
     console_line,
     memory_peak_gib,
+    step_means,
     task_means,
     time_left,
 )
@@ -55,6 +58,33 @@ def test_means_per_task():
     assert sums["task_tokens"].dtype == np.float64
     assert task_means(sums) == {f"loss/{TASK_NAMES[0]}": 1.0, f"loss/{TASK_NAMES[3]}": 1.0}
     assert list(task_means(sums, "held_out")) == [f"held_out/{TASK_NAMES[i]}" for i in (0, 3)]
+
+
+def test_results_wait_on_the_devices():
+    """Taken in order up to a step; the newest may still run."""
+    results = Results()
+    assert results.idle and results.newest is None and results.fetch(5) == []
+    results.settle()
+    for step in (1, 2, 3):
+        results.add(step, {"loss": jnp.float32(step)})
+    results.settle(ahead=1)
+    assert [float(found["loss"]) for found in results.fetch(2)] == [1, 2]
+    assert float(results.newest["loss"]) == 3
+    results.settle()
+    assert results.idle
+    assert [float(found["loss"]) for found in results.fetch(3)] == [3]
+
+
+def test_means_of_steps_weigh_tokens():
+    """4 tokens at 1 and 12 at 0.5; sums that float32 would round are exact."""
+    tokens = np.zeros(len(TASK_NAMES), np.float32)
+    tokens[2] = 4
+    step = {"task_loss": tokens, "task_tokens": tokens, "valid_tokens": 6.0, "all_tokens": 8.0}
+    other = step | {"task_loss": tokens * 1.5, "task_tokens": tokens * 3, "valid_tokens": 2.0}
+    found = step_means([step, other])
+    assert found == {"loss": 0.625, f"loss/{TASK_NAMES[2]}": 0.625, "padding": 0.5}
+    large = step | {"task_loss": np.float32(2**24) * (tokens > 0)}
+    assert step_means([large, step])["loss"] == (2**24 + 4) / 8
 
 
 def test_console_line():

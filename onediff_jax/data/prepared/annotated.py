@@ -7,7 +7,7 @@ from typing import Any
 
 from onediff_jax.data.annotate import CHOICES, Annotator
 from onediff_jax.data.prepared.plan import version, weights_hash
-from onediff_jax.data.sources.base import BadRecord, RawExample, Source
+from onediff_jax.data.sources.base import BadRecord, RawExample, Source, content_of
 
 # Pictures that wait for each other: of one size they make a batch.
 _READ_AHEAD = 16
@@ -46,6 +46,9 @@ class AnnotatedSource:
         identity = {kind: _identity(model) for kind, model in self._models.items()}
         identity["versions"] = {name: version(name) for name in ("transformers", "torch")}
         return {**self._source.describe(), "annotate": identity, **self._options}
+
+    def content(self, shard: str) -> str:
+        return content_of(self._source, shard)
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         waiting: list[RawExample] = []

@@ -8,12 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onediff_jax.data.prepared.manifest import parts_left
+from onediff_jax.data.prepared.parts import part_name
 from onediff_jax.data.prepared.plan import Plan
-from onediff_jax.data.prepared.writer import part_name, write_part
+from onediff_jax.data.prepared.writer import plan_hash, write_part
 
 
-def run(plan: Plan, folder: Path, runner: str, options: Sequence[str] = ()) -> None:
-    """Writes every part that is not done yet, each as one element of a Beam pipeline.
+def run(
+    plan: Plan,
+    folder: Path,
+    runner: str,
+    options: Sequence[str] = (),
+    left: Sequence[int] | None = None,
+) -> None:
+    """Writes every part that is not done yet, or those that are `left`, each as one element of a
+    Beam pipeline.
 
     Args:
       runner: "DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", ….
@@ -41,7 +49,9 @@ def run(plan: Plan, folder: Path, runner: str, options: Sequence[str] = ()) -> N
             yield name
 
     shards = plan.source.shards()
-    jobs = [(shards[n], part_name(n, len(shards))) for n in parts_left(folder, shards)]
+    if left is None:
+        left = parts_left(folder, shards, plan.source, plan_hash(folder))
+    jobs = [(shards[n], part_name(n, len(shards))) for n in left]
     with beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options])) as pipeline:
         _ = (
             pipeline

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from onediff_jax.data.prepared.manifest import content_hash, read_manifest
-from onediff_jax.data.prepared.plan import file_hash, split_of
+from onediff_jax.data.prepared.manifest import PASSED_FILE, is_as_written, read_manifest
+from onediff_jax.data.prepared.parts import damage
 from onediff_jax.data.prepared.record import Record, from_bytes
+from onediff_jax.data.prepared.split import split_of
+from onediff_jax.files import file_hash
 from onediff_jax.tasks.definitions import get_task
 
 _AT_ONCE = 256  # records in memory
@@ -36,7 +38,7 @@ def check_folder(folder: str | Path, workers: int = 1) -> tuple[list[str], str]:
     Raises PreparedError when there is no readable manifest.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, verify=False)
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(_check_file, folder, manifest, f) for f in manifest["files"]]
         checked = [job.result() for job in jobs]
@@ -45,8 +47,8 @@ def check_folder(folder: str | Path, workers: int = 1) -> tuple[list[str], str]:
     names, counts = np.unique(np.concatenate([c.names for c in checked]), return_counts=True)
     if twice := int((counts > 1).sum()):
         problems.append(f"{twice} of {len(names)} examples have the task and key of another one")
-    if content_hash(manifest) != manifest["sha256"]:
-        problems.append("manifest.json was changed: its sha256 does not fit its files")
+    if not is_as_written(manifest):
+        problems.append("manifest.json was changed: its sums do not fit what it says")
     return problems, table(manifest)
 
 
@@ -81,7 +83,10 @@ def _wrong(record: Record, manifest: dict[str, Any], facts: dict[str, Any]) -> s
     """What is wrong with a record that parses; empty if nothing."""
     if record.task != facts["task"]:
         return f"task {record.task}"
-    if split_of(record.split_key, manifest["plan"]["held_out"]) != facts["split"]:
+    asked = manifest["plan"]["held_out"]
+    share = max(asked, manifest.get("held_out", asked))
+    by_name = manifest["plan"].get("held_out_names")
+    if not by_name and split_of(record.split_key, share) != facts["split"]:
         return f"its group or key belongs to the other split than {facts['split']}"
     pixels = manifest["plan"]["encoders"]["pictures"]["kind"] == "pixels"
     dtype = np.uint8 if pixels else np.float16
@@ -100,19 +105,34 @@ def _wrong(record: Record, manifest: dict[str, Any], facts: dict[str, Any]) -> s
 def _check_index(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """Every file's records, in the index, in their order."""
     found: collections.Counter = collections.Counter()
-    problems = []
+    problems = [why for fact in manifest.get("index", ()) if (why := damage(folder, [fact]))]
     for file in sorted((folder / "index").glob("*.jsonl")):
-        with open(file) as lines:
-            for line in lines:
+        try:
+            for line in file.read_text().splitlines():
                 entry = json.loads(line)
                 if entry["position"] != found[entry["file"]]:
                     problems.append(f"{file.name}: {entry['file']} is out of order")
                     break
                 found[entry["file"]] += 1
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"index/{file.name}: cannot be read: {error}")
     for facts in manifest["files"]:
         if found[facts["file"]] != facts["records"]:
             problems.append(f"index: {found[facts['file']]} records of {facts['file']}")
     return problems
+
+
+def not_read(folder: Path, names: int = 3) -> str:
+    """What lies in the source and is part of no record: per reason its number and first names."""
+    found: dict[str, list[str]] = {}
+    for line in (folder / PASSED_FILE).read_text().splitlines():
+        name, why = json.loads(line)
+        found.setdefault(why, []).append(name)
+    lines = []
+    for why, left in found.items():
+        more = ", …" if len(left) > names else ""
+        lines.append(f"not read: {len(left):,} ({why}): {', '.join(left[:names])}{more}")
+    return "\n".join(lines)
 
 
 def table(manifest: dict[str, Any]) -> str:
@@ -128,6 +148,10 @@ def table(manifest: dict[str, Any]) -> str:
             f"{task:20} {facts['train']:>10,} {facts['held_out']:>10,} {frames:>8} "
             f"{size_of[task] / 2**20:>9,.1f}  {', '.join(facts['sizes'])}"
         )
+    if not any(facts["held_out"] for facts in manifest["tasks"].values()):
+        lines.append("nothing is held out: --held_out=SHARE or --held_out_list=FILE keeps some")
+    if manifest.get("merged"):
+        lines.append(f"{manifest['merged']:,} rows gave their captions to an earlier row's picture")
     encoders = manifest["plan"]["encoders"]
     text = encoders["text"]["kind"] if encoders["text"] else "captions only"
     lines.append(

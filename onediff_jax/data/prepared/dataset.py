@@ -1,6 +1,7 @@
 """Prepared folders as the data of an experiment: checked against its rows, mixed by weight."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -10,7 +11,6 @@ import numpy as np
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.pipeline import Mixture
-from onediff_jax.data.prepared.plan import SPLITS
 from onediff_jax.data.prepared.reader import (
     Decoding,
     PreparedExamples,
@@ -68,12 +68,7 @@ class PreparedData:
 
     def sizes(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """Task group → (height, width) in pixels of its pictures."""
-        found: dict[str, dict] = {}
-        for folder, _ in self.folders:
-            for name, facts in folder.tasks.items():
-                group = found.setdefault(get_task(name).group, {})
-                group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
-        return {group: tuple(sizes) for group, sizes in found.items()}
+        return sizes_of(self.folders)
 
     def fields(self) -> list[list[Any]]:
         """What determines the content: the hash and weight of every folder, wherever it lies."""
@@ -196,13 +191,38 @@ def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
                     f"{first.path} and {other.path} have {what} of different encoders: {ours} and "
                     f"{theirs}"
                 )
+    _agree_on_split([folder for folder, _ in opened])
     return tuple(opened)
 
 
-def check_split(evaluate_on: str) -> None:
-    """Raises ValueError for an unknown data.evaluate_on; lists the choices."""
-    if evaluate_on not in SPLITS:
-        raise ValueError(f"data.evaluate_on={evaluate_on!r} must be one of {SPLITS}")
+def _agree_on_split(folders: Sequence[PreparedFolder]) -> None:
+    """What one folder holds out no other trains on; with one rule they agree by themselves."""
+    if len({folder.split_rule for folder in folders}) < 2:
+        return
+    old = [str(folder.path) for folder in folders if not folder.split_rule[0]]
+    if old:
+        logging.warning(
+            "%s were prepared by a version that split by names: a picture that they hold out may "
+            "be trained on from another folder. Prepare them again to have one split",
+            old,
+        )
+    current = [folder for folder in folders if folder.split_rule[0]]
+    places = set().union(*(folder.held_out_places() for folder in current))
+    for folder in current:
+        if left := folder.leave_out(places):
+            logging.info("%s: %d records are held out by other folders", folder.path, left)
+
+
+def sizes_of(
+    folders: Sequence[tuple[PreparedFolder, float]],
+) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Task group → (height, width) in pixels of its pictures in these folders."""
+    found: dict[str, dict] = {}
+    for folder, _ in folders:
+        for name, facts in folder.tasks.items():
+            group = found.setdefault(get_task(name).group, {})
+            group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
+    return {group: tuple(sizes) for group, sizes in found.items()}
 
 
 def _essence(identity: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -1,22 +1,46 @@
 """The manifest of a prepared folder: what is in it, where from, and how to tell that it is whole.
 
 It is written when all parts are done; a folder without one is not finished. It holds no times and
-no machine's names: the same data, prepared again in any way, gives the same file.
+no machine's names: the same data, prepared again in any way, gives the same file. Its fields:
+
+    plan            everything that determines the output; encoders among it, by their hashes
+    training        what a config needs to train on the folder:
+        encoder     data.encoder: "light", or the autoencoder's folder as it was given
+        text        text.kind ("hashed", or "cached" with embeddings), text.folder as it was given
+                    ("" without), max_length (tokens, of cached prompts)
+        groups      task group → {"frames", "tokens"}: the smallest slot that holds its examples
+    tasks           task → records in "train" and "held_out", fewest and most pictures ("frames"),
+                    "sizes" as WIDTHxHEIGHT in pixels
+    sizes           WIDTHxHEIGHT → records
+    held_out        the share that was held out: the plan's, or what spares one (split.py)
+    records, bytes, enlarged, merged, bad, not_read     counts
+    files, index    every file with its bytes and SHA-256
+    inputs_sha256   of everything that was read
+    empty_text      embedding of the empty prompt
+    sha256          of the content, which a run compares; checksum, over all of this file
 """
 
 import collections
+import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from onediff_jax.data.prepared.parts import part_file, part_name, read_part, survey
 from onediff_jax.data.prepared.plan import READABLE, Plan
-from onediff_jax.data.prepared.writer import is_done, part_file, part_name, write_json
+from onediff_jax.data.prepared.split import share_for
+from onediff_jax.data.prepared.writer import MANIFEST_FILE, PLAN_FILE
+from onediff_jax.data.sources.base import Source
 from onediff_jax.data.sources.report import Report
+from onediff_jax.files import FileError, read_json, replace_file, text_hash, write_json
+from onediff_jax.tasks.definitions import get_task
 
-FILE = "manifest.json"
+FILE = MANIFEST_FILE
 BAD_FILE = "bad_records.jsonl"
-PLAN_FILE = "plan.json"
+PASSED_FILE = "not_read.jsonl"
 
 
 class PreparedError(ValueError):
@@ -26,40 +50,58 @@ class PreparedError(ValueError):
 def begin(folder: Path, fields: dict[str, Any]) -> None:
     """Claims a folder for a preparation; one that was started with the same fields goes on.
 
+    A plan that does not parse any more is written again: every part knows the plan that made it.
+
     Raises PreparedError when the folder holds something else, or another preparation: the fields
     that differ are named.
     """
     file = folder / PLAN_FILE
     if file.exists():
-        differ = _differences(json.loads(file.read_text()), fields)
+        try:
+            old = read_json(file)
+        except FileError:
+            old = None
+        if not isinstance(old, dict):
+            write_json(file, fields, indent=1)
+            return
+        differ = _differences(old, fields)
         if differ:
             raise PreparedError(
                 f"{folder} holds another preparation:\n  "
-                + "\n  ".join(f"{name}: {old!r} there, {new!r} now" for name, old, new in differ)
+                + "\n  ".join(map(_say_difference, differ))
                 + "\nChoose another --out, or remove this one."
             )
         return
     foreign = [p.name for p in folder.iterdir() if p.name != ".lock"] if folder.exists() else []
     if foreign:
         raise PreparedError(f"{folder} is not empty: {sorted(foreign)[:5]}; choose another --out")
-    write_json(file, fields)
+    write_json(file, fields, indent=1)
 
 
-def parts_left(folder: Path, shards: list[str]) -> list[int]:
-    """Numbers of the source's shards whose part is not done."""
-    return [n for n in range(len(shards)) if not is_done(folder, part_name(n, len(shards)))]
+def parts_left(
+    folder: Path, shards: list[str], source: Source | None = None, plan_sha256: str | None = None
+) -> list[int]:
+    """Numbers of the source's shards whose part is not done, see parts.survey."""
+    return list(survey(folder, shards, source, plan_sha256))
 
 
-def read_reports(folder: Path, shards: list[str], max_share: float) -> Report:
-    """The records of all parts that are done, good and bad, in the order of the source."""
+def read_reports(
+    folder: Path, shards: list[str], max_share: float, left: Sequence[int] = ()
+) -> Report:
+    """The records of all parts that are done, good and bad, in the order of the source.
+
+    Args:
+      left: numbers of parts that are not, whatever lies there.
+    """
     report = Report(max_share)
-    for part in _parts(folder, shards):
+    for part in _parts(folder, shards, left):
         report.merge(Report.from_json(part["report"], max_share))
     return report
 
 
 def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) -> dict[str, Any]:
-    """Writes the list of bad records and the manifest of a folder whose parts are all done.
+    """Writes the lists of bad records and of what was not read, and the manifest of a folder whose
+    parts are all done.
 
     Args:
       empty_text: (l, d) float32 list of lists, the cached embedding of the empty prompt.
@@ -68,12 +110,71 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
     """
     shards = plan.source.shards()
     report = read_reports(folder, shards, plan.max_bad_share)
-    lines = [json.dumps([b.key, b.reason, b.detail]) + "\n" for b in report.bad]
-    (folder / BAD_FILE).write_text("".join(lines))
+    _write_lines(folder / BAD_FILE, ([b.key, b.reason, b.detail] for b in report.bad))
     report.check()
-    files = [file for part in _parts(folder, shards) for file in part["files"]]
+    parts = list(_parts(folder, shards))
+    passed = [line for part in parts for line in part["passed_over"]]
+    _write_lines(folder / PASSED_FILE, passed)
+    files = [file for part in parts for file in part["files"]]
+    tasks = _count(files)
+    if missing := [task for task in plan.fitting.tasks if task not in tasks]:
+        raise ValueError(f"no example gives tasks {missing}; the source has {sorted(tasks)}")
+    if not files:
+        raise ValueError(f"{folder}: the source has no good record\n{report.table()}")
+    sizes = collections.Counter()
+    for file in files:
+        sizes.update(file["sizes"])
+    inputs = [[path, known[0]] for part in parts for path, known in part["inputs"].items()]
+    manifest = {
+        "plan": fields,
+        "training": {**plan.training, "groups": _groups(tasks)},
+        "records": sum(file["records"] for file in files),
+        "bytes": sum(file["bytes"] for file in files),
+        "enlarged": sum(file["enlarged"] for file in files),
+        "tasks": dict(sorted(tasks.items())),
+        "sizes": dict(sorted(sizes.items())),
+        "bad": report.counts(),
+        "not_read": dict(sorted(collections.Counter(why for _, why in passed).items())),
+        "merged": sum(part["merged"] for part in parts),
+        "held_out": max(part["held_out"] for part in parts),
+        "held_out_names": sorted({name for part in parts for name in part["held_out_names"]}),
+        "inputs_sha256": text_hash([inputs, [part["content"] for part in parts]]),
+        "index": [part["index"] for part in parts],
+        "files": files,
+        "empty_text": empty_text,
+    }
+    manifest["sha256"] = content_hash(manifest)
+    manifest["checksum"] = text_hash(manifest)
+    write_json(folder / FILE, manifest, indent=1)
+    return manifest
+
+
+def spare_one(folder: Path, plan: Plan) -> tuple[Plan, list[int]]:
+    """What holds out one group or picture where the share took none: the plan with the share that
+    does, and the numbers of the parts to be written again by it; none where one is held out."""
+    shards = plan.source.shards()
+    parts = list(_parts(folder, shards))
+    taken = any(file["split"] == "held_out" for part in parts for file in part["files"])
+    if not plan.spare_one or not plan.held_out or plan.held_out_names or taken:
+        return plan, []
+    places = [[line["place"] for line in read_index(folder / p["index"]["file"])] for p in parts]
+    distinct = {place for part in places for place in part}
+    if len(distinct) < 2:
+        return plan, []
+    lowest = min(distinct)
+    changed = dataclasses.replace(plan, held_out=share_for(lowest))
+    return changed, [number for number, part in enumerate(places) if lowest in part]
+
+
+def read_index(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of an index file: key, file, position and, since version 4, place (split.py)."""
+    with open(file, encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def _count(files: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Task → its records per split, the fewest and most frames, and the sizes."""
     tasks: dict[str, dict] = {}
-    sizes: collections.Counter = collections.Counter()
     for file in files:
         low, high = file["frames"]
         task = tasks.setdefault(
@@ -82,25 +183,23 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
         task[file["split"]] += file["records"]
         task["frames"] = [min(low, task["frames"][0]), max(high, task["frames"][1])]
         task["sizes"] = sorted({*task["sizes"], *file["sizes"]})
-        sizes.update(file["sizes"])
-    if missing := [task for task in plan.fitting.tasks if task not in tasks]:
-        raise ValueError(f"no example gives tasks {missing}; the source has {sorted(tasks)}")
-    if not files:
-        raise ValueError(f"{folder}: the source has no good record\n{report.table()}")
-    manifest = {
-        "plan": fields,
-        "records": sum(file["records"] for file in files),
-        "bytes": sum(file["bytes"] for file in files),
-        "enlarged": sum(file["enlarged"] for file in files),
-        "tasks": dict(sorted(tasks.items())),
-        "sizes": dict(sorted(sizes.items())),
-        "bad": report.counts(),
-        "files": files,
-        "empty_text": empty_text,
-    }
-    manifest["sha256"] = content_hash(manifest)
-    write_json(folder / FILE, manifest)
-    return manifest
+    return tasks
+
+
+def _groups(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Task group → frames (rays counted) and tokens per frame that hold every example of it."""
+    groups: dict[str, dict[str, int]] = {}
+    for name, facts in tasks.items():
+        task = get_task(name)
+        room = groups.setdefault(task.group, {"frames": 0, "tokens": 0})
+        frames = facts["frames"][1] * (2 if "ray" in task.frames else 1)
+        tokens = max(math.prod(map(int, size.split("x"))) // 256 for size in facts["sizes"])
+        room["frames"], room["tokens"] = max(room["frames"], frames), max(room["tokens"], tokens)
+    return dict(sorted(groups.items()))
+
+
+def _write_lines(file: Path, values: Iterable[Any]) -> None:
+    replace_file(file, "".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def content_hash(manifest: dict[str, Any]) -> str:
@@ -110,10 +209,14 @@ def content_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path, *, verify: bool = True) -> dict[str, Any]:
     """The manifest of a finished folder.
 
-    Raises PreparedError when there is none, it does not parse, or is of another version.
+    Args:
+      verify: its sums must fit what it says.
+
+    Raises PreparedError when there is none, it does not parse, is of another version, or is not as
+    it was written.
     """
     file = Path(folder) / FILE
     if not file.exists():
@@ -124,20 +227,48 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         )
         raise PreparedError(f"{folder} has no {FILE}; it {state}")
     try:
-        manifest = json.loads(file.read_text())
+        manifest = read_json(file)
         version = manifest["plan"]["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except FileError as error:
+        raise PreparedError(
+            f"{error}; run prepare again, which goes on with what is whole"
+        ) from error
+    except (KeyError, TypeError) as error:
         raise PreparedError(f"{file} cannot be read: {error!r}") from error
     if version not in READABLE:
         raise PreparedError(f"{file} has format_version={version}; readable are {READABLE}")
+    if verify and not is_as_written(manifest):
+        raise PreparedError(
+            f"{file} was changed after prepare wrote it: its sums do not fit. Take the original, "
+            "or remove it and run prepare again, which goes on with what is whole"
+        )
     return manifest
 
 
-def _parts(folder: Path, shards: list[str]):
-    for number in range(len(shards)):
-        file = part_file(folder, part_name(number, len(shards)))
-        if file.exists():
-            yield json.loads(file.read_text())
+def is_as_written(manifest: dict[str, Any]) -> bool:
+    """Whether the sums of a manifest fit what it says; versions before 4 have one over the files
+    alone."""
+    if content_hash(manifest) != manifest["sha256"]:
+        return False
+    rest = {name: value for name, value in manifest.items() if name != "checksum"}
+    return manifest["plan"]["format_version"] < 4 or manifest.get("checksum") == text_hash(rest)
+
+
+def _parts(folder: Path, shards: list[str], left: Sequence[int] = ()):
+    for number in sorted(set(range(len(shards))) - set(left)):
+        name = part_name(number, len(shards))
+        if part_file(folder, name).exists():
+            try:
+                yield read_part(folder, name)
+            except ValueError as error:
+                raise PreparedError(f"{folder}: {error}; run prepare again") from None
+
+
+def _say_difference(difference: tuple[str, Any, Any]) -> str:
+    name, old, new = difference
+    if name.endswith("names_sha256"):
+        return f"{name}: there are other files, or files of other names, than then"
+    return f"{name}: {old!r} there, {new!r} now"
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

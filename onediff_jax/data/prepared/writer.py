@@ -4,13 +4,15 @@
     DIR/index/00003-of-00010.jsonl                        one line per record: key, file, position
     DIR/parts/00003-of-00010.json                         counts, hashes and bad records; comes last
 
-Everything is written beside its place and renamed. A part whose JSON file exists is done, so a
-preparation that was killed goes on with the others, and nothing depends on what came before.
+Everything is written beside its place and renamed. A part whose JSON file is there and true
+(parts.py) is done, so a preparation that was killed goes on with the others, and nothing depends on
+what came before.
 """
 
 import collections
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -21,34 +23,20 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from onediff_jax.data.prepared.plan import Encoders, Plan, file_hash, split_of
+from onediff_jax.data.prepared.parts import part_file, sign
+from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.record import Record, prompt_choices, prompt_of, to_bytes
-from onediff_jax.data.sources.base import BadRecord, RawExample
+from onediff_jax.data.prepared.split import picture_key, place_of
+from onediff_jax.data.sources import journal
+from onediff_jax.data.sources.base import BadRecord, RawExample, content_of, printable
 from onediff_jax.data.sources.report import Report
+from onediff_jax.files import file_hash, full_disk_named, sync_file, sync_folder, write_json
 
+MANIFEST_FILE = "manifest.json"
+PLAN_FILE = "plan.json"
 # One record per chunk, for random access, and stored as it is: noise-like latents and photographs
 # do not shrink, and reading stays a copy.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-
-
-def part_name(number: int, parts: int) -> str:
-    """The name of a part, e.g. 00003-of-00010."""
-    return f"{number:05d}-of-{parts:05d}"
-
-
-def part_file(folder: Path, name: str) -> Path:
-    """Where a part's counts are, once it is done."""
-    return folder / "parts" / f"{name}.json"
-
-
-def is_done(folder: Path, name: str) -> bool:
-    """Whether a part was written whole: its counts exist, and its files with their sizes."""
-    file = part_file(folder, name)
-    if not file.exists():
-        return False
-    files = [(f["file"], f["bytes"]) for f in json.loads(file.read_text())["files"]]
-    paths = [(folder / name, size) for name, size in files]
-    return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
 
 def write_part(
@@ -69,14 +57,58 @@ def write_part(
     Raises TooManyBadRecords as soon as the shard alone, past 1,000 records, is too bad.
     """
     report = Report(plan.max_bad_share)
-    files = _Files(folder, name)
-    with contextlib.closing(files):
+    _forget(folder, name)
+    matched: set[str] = set()
+    with _disk_named(folder), journal.keep() as notes, _Files(folder, name) as files:
         fitted = _fitted(plan, _read(plan, shard, tick), report)
         for record, counts in _encoded(fitted, encoders):
-            files.write(record, split_of(record.split_key, plan.held_out), counts)
-        part = {"shard": shard, "files": files.finish(), "report": report.to_json()}
-    write_json(part_file(folder, name), part)
+            files.write(record, plan.split.side(record), counts)
+            matched |= plan.split.matches(record)
+        written, index = files.finish()
+    part = {
+        "shard": shard,
+        "content": content_of(plan.source, shard),
+        "plan_sha256": plan_hash(folder),
+        "files": written,
+        "index": index,
+        "inputs": {path: [c.sha256, *c.stamp] for path, c in sorted(notes.inputs.items())},
+        "passed_over": [[printable(name), why] for name, why in notes.passed_over],
+        "merged": notes.merged,
+        "held_out": plan.held_out,
+        "held_out_names": sorted(matched),
+        "report": report.to_json(),
+    }
+    with _disk_named(folder):
+        part_file(folder, name).parent.mkdir(exist_ok=True)
+        write_json(part_file(folder, name), sign(part), indent=1)
     return part
+
+
+@contextlib.contextmanager
+def _disk_named(folder: Path) -> Iterator[None]:
+    """Says of a full disk which folder it is, whoever noticed: the writer of records is not Python
+    and has an error of its own."""
+    with full_disk_named(folder):
+        try:
+            yield
+        except RuntimeError as error:
+            if "No space left" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+def plan_hash(folder: Path) -> str | None:
+    """SHA-256 of the folder's plan.json; None without one."""
+    file = folder / PLAN_FILE
+    return file_hash(file) if file.exists() else None
+
+
+def _forget(folder: Path, name: str) -> None:
+    """Takes away what an earlier start made of a part: it may have files that this one has not."""
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    part_file(folder, name).unlink(missing_ok=True)
+    for file in folder.glob(f"records/*/*-{name}.array_record"):
+        file.unlink()
 
 
 def _read(plan: Plan, shard: str, tick) -> Iterator[RawExample | BadRecord]:
@@ -100,7 +132,10 @@ def _fitted(
     for example in examples:
         if not isinstance(example, BadRecord):
             try:
-                records = plan.fitting(example)
+                key = picture_key(example)
+                records = [
+                    dataclasses.replace(record, split_by=key) for record in plan.fitting(example)
+                ]
                 for record in records:
                     prompt_of(record, ["" for _ in record.captions])
             except ValueError as error:
@@ -200,7 +235,8 @@ class _Files:
                 "enlarged": 0,
             }
         facts = self._facts[file]
-        line = {"key": record.key, "file": file, "position": facts["records"]}
+        place = place_of(record.split_key)
+        line = {"key": record.key, "file": file, "position": facts["records"], "place": place}
         self._index.write(json.dumps(line) + "\n")
         self._open[file].write(to_bytes(record))
         low, high = facts["frames"]
@@ -209,32 +245,43 @@ class _Files:
         facts["sizes"][counts["size"]] = facts["sizes"].get(counts["size"], 0) + 1
         facts["enlarged"] += counts["enlarged"]
 
-    def finish(self) -> list[dict]:
-        """Closes, hashes and renames all files; returns what is known of each."""
+    def finish(self) -> tuple[list[dict], dict]:
+        """Closes, hashes and renames all files; returns what is known of each, and of the index."""
         for file, writer in self._open.items():
             writer.close()
             beside, facts = _beside(self._folder / file), self._facts[file]
             facts |= {"bytes": beside.stat().st_size, "sha256": file_hash(beside)}
-            beside.replace(self._folder / file)
+            _put(beside, self._folder / file)
         self._open = {}
         self._index.close()
-        _beside(self._index_file).replace(self._index_file)
-        return [self._facts[file] for file in sorted(self._facts)]
+        beside = _beside(self._index_file)
+        index = {
+            "file": str(self._index_file.relative_to(self._folder)),
+            "bytes": beside.stat().st_size,
+            "sha256": file_hash(beside),
+        }
+        _put(beside, self._index_file)
+        return [self._facts[file] for file in sorted(self._facts)], index
 
-    def close(self) -> None:
-        """Leaves nothing behind after an error."""
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Leaves nothing half-written behind after an error, and says no second one."""
         for file, writer in self._open.items():
-            writer.close()
+            with contextlib.suppress(Exception):  # closing flushes, onto a disk that may be full
+                writer.close()
             _beside(self._folder / file).unlink(missing_ok=True)
-        self._index.close()
+        with contextlib.suppress(OSError):
+            self._index.close()
         _beside(self._index_file).unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _beside(path).write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    _beside(path).replace(path)
+def _put(beside: Path, file: Path) -> None:
+    """Gives a file its name; both are on the disk on return."""
+    sync_file(beside)
+    beside.replace(file)
+    sync_folder(file.parent)
 
 
 def _beside(path: Path) -> Path:

@@ -90,9 +90,11 @@ def open_source(format: str, path: str, **options) -> Source:
       format: one of FORMATS.
       path: a folder, file or pattern, as the format's module says; local, or any that fsspec knows
         (gs://…).
-      options: of the format's class, of RecordReader (task, image, caption, require_caption, …), of
-        ConditionReader (depth_scale, …; `classes` is a file name, a list or a dict) and of
-        ImageReader (max_pixels, min_side, decode_side).
+      options: allow_outside (rows and annotations may name files anywhere, and URLs; otherwise
+        only below the folder that they are relative to); those of the format's class, of
+        RecordReader (task, image, caption, require_caption, …), of ConditionReader (depth_scale, …;
+        `classes` is a file name, a list or a dict) and of ImageReader (max_pixels, min_side,
+        decode_side).
 
     Raises:
       ValueError: an unknown format or option (lists the choices), or a path that holds nothing the
@@ -103,13 +105,17 @@ def open_source(format: str, path: str, **options) -> Source:
     chosen = FORMATS[format]
     source, defaults = chosen.source, chosen.defaults
     if chosen.tables:
-        found = _find_table(path)
+        found = _find_tables(path)
         if found is not None:
-            source, path, defaults = TableSource, found, {}
+            source, path, defaults = TableSource, *found
     own = [name for name in inspect.signature(source).parameters if name not in _GIVEN]
     readers = _reader_options(source)
-    _check_names(format, options, [*own, *(name for names in readers.values() for name in names)])
-    values = dict(options)
+    _check_names(
+        format,
+        options,
+        ["allow_outside", *own, *(name for names in readers.values() for name in names)],
+    )
+    values = {"allow_outside": False, **options}
     if source is not TransformsSource and values.setdefault("task", chosen.task) is None:
         raise ValueError(f"format {format!r} needs task")
     classes = values.get("classes")
@@ -118,6 +124,8 @@ def open_source(format: str, path: str, **options) -> Source:
         values["classes"] = load(classes)
     images = ImageReader(**_take(values, readers[ImageReader]))
     arguments = defaults | _take(values, own)
+    if "allow_outside" in inspect.signature(source).parameters:
+        arguments["allow_outside"] = values["allow_outside"]
     if source is TransformsSource:
         return source(path, images, **arguments)
     conditions = ConditionReader(images=images, **_take(values, readers[ConditionReader]))
@@ -126,17 +134,25 @@ def open_source(format: str, path: str, **options) -> Source:
     return source(path, reader, **arguments)
 
 
-_GIVEN = ("path", "reader", "images", "conditions")
+_GIVEN = ("path", "reader", "images", "conditions", "names", "whole_folder", "allow_outside")
 
 
-def _find_table(path: str) -> str | None:
-    """The table that a path stands for: itself, or the one at the top of the folder."""
+def _find_tables(path: str) -> tuple[str, dict[str, Any]] | None:
+    """The path and arguments of the tables that a path stands for.
+
+    It is one itself, or has one at its top, or, as Hugging Face's image folders do, tables called
+    metadata beside the pictures of its sub-folders (train/metadata.jsonl). None without any.
+    """
     if path.lower().endswith(table.SUFFIXES):
-        return path
+        return path, {}
     if not files.is_folder(path):
         return None
     name = files.find_table(path, table.SUFFIXES)
-    return None if name is None else files.join(path, name)
+    if name is not None:
+        return files.join(path, name), {"whole_folder": path}
+    metadata = tuple(f"metadata{suffix}" for suffix in table.SUFFIXES)
+    names = [n for n in files.list_tree(path) if n.rpartition("/")[2].lower() in metadata]
+    return (path, {"names": names}) if names else None
 
 
 def _reader_options(source: type) -> dict[type, list[str]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ REASONS: dict[str, str] = {
     "bad_camera": "a camera that is singular, not rigid, not finite, or without a focal length",
     "bad_labels": "boxes, keypoints or classes that make no sense",
     "too_few_views": "fewer usable pictures of a subject or scene than an example needs",
+    "outside": "a row names a file outside the folder that it may name files of",
     "unsafe_member": "an archive member with an absolute name, '..', or a link",
     "broken_archive": "an archive or shard that ends early or cannot be read on",
     "failed_annotation": "the annotator's model gave nothing usable",
@@ -130,6 +131,21 @@ class BadData(Exception):
         return BadRecord(key, self.reason, self.detail)
 
 
+def record_or_bad(key: str, make: Callable[[], RawExample]) -> RawExample | BadRecord:
+    """What `make` returns, or what is wrong with the record, whatever its data make a library say.
+
+    Errors of the disk pass through: they are not the record's.
+    """
+    try:
+        return make()
+    except BadData as error:
+        return error.record(key)
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        return BadRecord(key, "bad_metadata", f"{type(error).__name__}: {error}")
+    except (RecursionError, MemoryError) as error:
+        return BadRecord(key, "bad_metadata", f"{type(error).__name__}: nested or sized beyond use")
+
+
 class Source(Protocol):
     """A data set that can be read in independent parts.
 
@@ -152,6 +168,18 @@ class Source(Protocol):
         """What identifies the source in a manifest: its path, counts and every option that
         decides what it yields; JSON values."""
         ...
+
+
+def content_of(source: Source, shard: str) -> str:
+    """What a shard yields as far as files do not tell (see journal.py), as a hash: the rows of a
+    table. Empty for sources that need none."""
+    return getattr(source, "content", lambda shard: "")(shard)
+
+
+def names_hash(names: Iterable[str]) -> str:
+    """SHA-256 of names in their order: what a listing is known by."""
+    text = "\0".join(names).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()
 
 
 def shard_ranges(count: int, size: int) -> dict[str, range]:
@@ -190,11 +218,13 @@ def printable(name: str) -> str:
 
 
 def check_text(value: Any, field: str) -> str:
-    """The text itself, without outer white space.
+    """The text itself (of UTF-8 bytes too), without outer white space.
 
     Raises:
       BadData: not a string ("bad_metadata"), or one that UTF-8 cannot hold ("bad_text").
     """
+    if isinstance(value, bytes):
+        value = decode_text(value, field)
     if not isinstance(value, str):
         raise BadData("bad_metadata", f"{field} must be text, got {type(value).__name__}")
     if _surrogates(value):
@@ -205,6 +235,7 @@ def check_text(value: Any, field: str) -> str:
 def check_captions(value: Any, field: str = "caption") -> tuple[str, ...]:
     """Alternative captions from None, one text or a list of texts; empty ones do not count.
 
+    UTF-8 bytes are text too, as Parquet and TFDS may hold it, and a null in a list is no caption.
     Length is not limited here: the tokenizer cuts.
 
     Raises:
@@ -212,10 +243,10 @@ def check_captions(value: Any, field: str = "caption") -> tuple[str, ...]:
     """
     if value is None:
         return ()
-    values: Sequence = [value] if isinstance(value, str) else value
+    values: Sequence = [value] if isinstance(value, str | bytes) else value
     if not isinstance(values, Sequence):
         raise BadData("bad_metadata", f"{field} must be text or a list, got {type(value).__name__}")
-    return tuple(text for text in (check_text(v, field) for v in values) if text)
+    return tuple(t for t in (check_text(v, field) for v in values if v is not None) if t)
 
 
 def decode_text(data: bytes, field: str = "text") -> str:

@@ -5,13 +5,15 @@ open_source("coco", "annotations/instances_val.json", task="boundingbox2image",
 """
 
 import collections
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.sources import files
+from onediff_jax.data.sources import files, journal
 from onediff_jax.data.sources.base import (
     BadData,
     BadRecord,
@@ -19,9 +21,11 @@ from onediff_jax.data.sources.base import (
     check_captions,
     decode_text,
     pick_shard,
+    record_or_bad,
     shard_ranges,
 )
 from onediff_jax.data.sources.condition_files import check_aspect
+from onediff_jax.data.sources.images import is_picture_name
 from onediff_jax.data.sources.labels import check_label, choose_colors
 from onediff_jax.data.sources.records import RecordReader
 from onediff_jax.tasks.pose import KEYPOINTS, LIMBS, draw_pose
@@ -52,6 +56,7 @@ class CocoSource:
       reader: the task, `require_caption` and decoding.
       image_root: folder of the pictures; None: the JSON's own.
       captions: a second COCO file, with the captions of the same pictures.
+      allow_outside: file names may lead out of image_root.
       shard_size: pictures per shard.
 
     Raises ValueError for another task, or a file that is no COCO JSON.
@@ -64,16 +69,18 @@ class CocoSource:
         *,
         image_root: str | None = None,
         captions: str | None = None,
+        allow_outside: bool = False,
         shard_size: int = 500,
     ):
         if reader.task not in TASKS:
             raise ValueError(f"unknown task {reader.task!r} of a COCO file; choose from {TASKS}")
         self._path, self._reader, self._captions_path = path, reader, captions
+        self._outside = allow_outside
         self._root = files.parent(path) or "." if image_root is None else image_root
         content = _load(path)
         self._bad: list[BadRecord] = []
         self._pictures = self._index_pictures(content["images"])
-        self._categories = {_number(c.get("id")): c for c in content.get("categories", ())}
+        self._categories = _categories(path, content.get("categories"))
         kept = self._group(content["annotations"])
         self._captions: dict[Any, list] = {}
         self._annotations = kept
@@ -100,16 +107,38 @@ class CocoSource:
             "without_annotation": self._unused,
         }
 
+    def content(self, shard: str) -> str:
+        """What the files say of the shard's pictures, as a hash."""
+        indices = pick_shard(self._shards, shard)
+        numbers = self._order[indices.start : indices.stop]
+        said: list[Any] = [[self._pictures[n] for n in numbers]]
+        said += [[group.get(n) for n in numbers] for group in (self._annotations, self._captions)]
+        if indices.start == 0:
+            said.append([[b.key, b.reason, b.detail] for b in self._bad])
+        said.append(sorted(self._categories.items(), key=str))
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
         if indices.start == 0:
             yield from self._bad
+            self._account()
         for number in self._order[indices.start : indices.stop]:
             key = self._pictures[number]["file_name"]
-            try:
-                yield self._example(key, number)
-            except BadData as error:
-                yield error.record(key)
+            yield record_or_bad(key, lambda: self._example(key, number))  # noqa: B023 - at once
+
+    def _account(self) -> None:
+        """Passes over pictures without an annotation, and files that are not listed."""
+        used = set(self._order)
+        for number, entry in self._pictures.items():
+            if number not in used:
+                journal.pass_over(entry["file_name"], "no annotation of the task's kind")
+        if files.is_remote(self._root) or not files.is_folder(self._root):
+            return
+        listed = {os.path.normpath(entry["file_name"]) for entry in self._pictures.values()}
+        for name in files.list_tree(self._root):
+            if is_picture_name(name) and name not in listed:
+                journal.pass_over(name, "a picture that the file does not list")
 
     def _example(self, key: str, number: Any) -> RawExample:
         captions = tuple(
@@ -117,7 +146,8 @@ class CocoSource:
         )
         if self._reader.require_caption and not captions:
             raise BadData("missing_field", "no caption")
-        image = self._reader.images.read(files.join(self._root, key))
+        path = files.find_below(self._root, key, allow_outside=self._outside)
+        image = self._reader.images.read(path)
         task = self._reader.task
         if task == "text2image":
             return RawExample(key, task, (image,), (captions,))
@@ -144,23 +174,27 @@ class CocoSource:
     def _boxes(self, key: str, shape, annotations: list[dict], scale: np.ndarray):
         height, width = shape[:2]
         areas: dict[str, float] = collections.defaultdict(float)
-        boxes, labels = [], []
+        boxes, labels, empty = [], [], []
         for annotation in annotations:
             x, y, across, down = _numbers(annotation.get("bbox"), 4, "bbox")
             box = np.array([x, y, x + across, y + down]) * np.tile(scale, 2)
             box = np.clip(box, 0, [width, height, width, height])
             if not (np.rint(box[2:]) > np.rint(box[:2])).all():
-                raise BadData("bad_labels", f"box {annotation['bbox']} holds no pixel")
+                empty.append(annotation["bbox"])
+                continue
             category = self._category(annotation)
             label = check_label(category.get("name"))
             boxes.append(box)
             labels.append(label)
             areas[label] += float(np.prod(box[2:] - box[:2]))
+        if not boxes:
+            raise BadData("bad_labels", f"boxes {empty[:3]} hold no pixel")
         chosen, left_out = choose_colors(sorted(areas, key=lambda x: (-areas[x], x)), key)
         shown = [(b, chosen[n]) for b, n in zip(boxes, labels, strict=True) if n in chosen]
         picture = paint_boxes(height, width, [b for b, _ in shown], [c for _, c in shown])
         regions = tuple((color, label) for label, color in chosen.items())
-        return picture, regions, {"labels_left_out": left_out} if left_out else {}
+        extras = {"labels_left_out": left_out} if left_out else {}
+        return picture, regions, extras | ({"boxes_left_out": empty} if empty else {})
 
     def _pose(self, shape, annotations: list[dict], scale: np.ndarray) -> np.ndarray:
         """The skeletons of all people in one picture."""
@@ -223,6 +257,13 @@ class CocoSource:
         return useful
 
 
+def _categories(path: str, entries: Any) -> dict[Any, dict]:
+    """Category id → its entry; null is none."""
+    if not isinstance(entries or [], list):
+        raise ValueError(f"{path!r} is no COCO file: its categories are no list")
+    return {_number(c.get("id")): c for c in entries or () if isinstance(c, dict)}
+
+
 def _load(path: str) -> dict:
     try:
         content = json.loads(decode_text(files.read_bytes(path, limit=None)))
@@ -247,7 +288,7 @@ def _by_picture(annotations: list) -> dict[Any, list[dict]]:
 
 def _number(value: Any) -> int | str | None:
     """An id; None for what cannot be one."""
-    return value if isinstance(value, int | str) else None
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _texts(groups: dict[Any, list[dict]]) -> dict[Any, list]:

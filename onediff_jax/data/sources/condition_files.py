@@ -56,11 +56,12 @@ class ConditionReader:
         far = max(near, 1e3) if self.depth_far is None else self.depth_far
         Normalisation(near, far, self.depth_kind)  # raises for what it cannot be
 
-    def read(self, task: str, data: bytes, size: tuple[int, int], key: str) -> Condition:
+    def read(self, task: str, data: bytes, size: tuple[int, int] | None, key: str) -> Condition:
         """The condition of a task from the bytes of its file.
 
         Args:
-          size: (height, width) of the target; the condition must have its aspect ratio.
+          size: (height, width) of the target, whose aspect ratio the condition must have; None:
+            there is no target.
           key: of the record; decides the colours of class maps.
 
         Raises:
@@ -72,7 +73,8 @@ class ConditionReader:
             condition = self._class_map(data, key)
         else:
             condition = Condition(self.images.decode(data))
-        check_aspect(condition.image.shape[:2], size)
+        if size is not None:
+            check_aspect(condition.image.shape[:2], size)
         return condition
 
     def _depth(self, data: bytes) -> Condition:

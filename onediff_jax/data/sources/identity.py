@@ -20,6 +20,7 @@ from onediff_jax.data.sources.base import (
     RawExample,
     check_text,
     decode_text,
+    names_hash,
     pick_shard,
     rng_for,
     shard_ranges,
@@ -88,6 +89,7 @@ class IdentitySource:
         return {
             "path": self._path,
             "reader": self._reader.describe(),
+            "names_sha256": names_hash(f"{s}/{n}" for s in self._names for n in self._subjects[s]),
             "subjects": len(self._names),
             "pictures": pictures,
             "views": list(self._views),

@@ -6,6 +6,7 @@ is "not_a_picture".
 
 import dataclasses
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from PIL import Image
 from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import BadData
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".apng", ".webp", ".bmp", ".dib"),
+    *(".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Text and colour profiles of a PNG: Pillow refuses the picture where they unpack to over 1 MiB.
+_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_PNG = b"\x89PNG\r\n\x1a\n"
 Image.init()  # loads the decoders, so that the next line sees which ones this Pillow has
 # The kinds that may be opened. Others (EPS, PSD, …) run larger, older code on untrusted bytes.
 _KINDS = tuple(
@@ -24,6 +31,10 @@ _KINDS = tuple(
 )
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
 _ORIENTATION = 0x0112  # EXIF tag
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,8 +75,11 @@ class ImageReader:
         """The options, as JSON values."""
         return dataclasses.asdict(self)
 
-    def decode(self, data: bytes) -> np.ndarray:
-        """(H, W, 3) uint8: upright (EXIF), on white where transparent, 16-bit grey as 8-bit.
+    def decode(self, data: bytes, *, upright: bool = True) -> np.ndarray:
+        """(H, W, 3) uint8: on white where transparent, 16-bit grey as 8-bit.
+
+        Args:
+          upright: turned as EXIF says; False: the pixels as they are stored.
 
         Of several frames (GIF, TIFF) the first one counts; colour profiles are not applied.
 
@@ -74,7 +88,7 @@ class ImageReader:
         """
         image, orientation = self._load(data)
         array = to_rgb(image)
-        if orientation in _TURNS:
+        if upright and orientation in _TURNS:
             array = np.asarray(Image.fromarray(array).transpose(_TURNS[orientation]))
         return np.ascontiguousarray(array)
 
@@ -108,22 +122,33 @@ class ImageReader:
         return np.array(image), palette
 
     def _npy(self, data: bytes) -> np.ndarray:
+        file = io.BytesIO(data)
         try:
-            values = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+            version = np.lib.format.read_magic(file)
+            if version not in _NPY_HEADERS:
+                raise ValueError(f"version {version}")
+            shape, fortran, dtype = _NPY_HEADERS[version](file)
+            if dtype.hasobject:
+                raise ValueError("pickled objects are not read")
+        except (ValueError, OSError, EOFError, SyntaxError, TypeError) as error:
             raise BadData("broken_picture", f"NumPy file: {error}") from None
-        values = values.squeeze()
-        if values.ndim != 2 or values.dtype.kind not in "iuf":
-            raise BadData("unknown_pixels", f"NumPy file of {values.dtype} {values.shape}")
-        self._check_size(*values.shape[::-1])
-        return values
+        sides = [side for side in shape if side != 1]
+        if len(sides) > 2 or dtype.kind not in "iuf":
+            raise BadData("unknown_pixels", f"NumPy file of {dtype} {shape}")
+        sides = [1] * (2 - len(sides)) + sides
+        # Before anything is allocated: the header may say any number.
+        self._check_size(*sides[::-1])
+        if len(data) - file.tell() < math.prod(sides) * dtype.itemsize:
+            raise BadData("broken_picture", f"NumPy file: ends before its {shape} values")
+        values = np.frombuffer(data, dtype, math.prod(sides), file.tell())
+        return values.reshape(sides, order="F" if fortran else "C")
 
     def _load(self, data: bytes) -> tuple[Image.Image, int]:
         """The decoded picture and its EXIF orientation."""
         if not data:
             raise BadData("empty_file")
         try:
-            image = Image.open(io.BytesIO(data), formats=_KINDS)
+            image = Image.open(io.BytesIO(_without_notes(data)), formats=_KINDS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise BadData("too_large", str(error)) from None
         except Exception as error:  # decoders raise nearly anything on hostile bytes
@@ -187,6 +212,19 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
     """(H, W, 4) uint8, alpha not premultiplied, as (H, W, 3) over white."""
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _without_notes(data: bytes) -> bytes:
+    """A PNG without its text and colour profile, which say nothing of the pixels; others as is."""
+    if not data.startswith(_PNG) or not any(kind in data for kind in _NOTES):
+        return data
+    kept, start = [_PNG], len(_PNG)
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] not in _NOTES:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def is_picture_name(name: str) -> bool:

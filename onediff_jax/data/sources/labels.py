@@ -11,6 +11,8 @@ from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import BadData, check_text, decode_text, rng_for
 from onediff_jax.tasks import colors
 
+VOID = (255, 65535, -1)  # "ignore" in the class maps of nearly every set
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassList:
@@ -55,7 +57,7 @@ class ClassList:
             index, name = int(entry["id"]), entry.get("name")
             if index in names:
                 raise ValueError(f"class {index} is listed twice")
-            names[index] = check_label(name) if name else None
+            names[index] = None if name is None or name == "" else check_label(name)
             if entry.get("color") is not None:
                 rgb[index] = _parse_color(entry["color"])
         return cls(names, rgb)
@@ -80,6 +82,8 @@ class ClassList:
     def labels(self, classes: np.ndarray) -> dict[str, list[int]]:
         """Label -> the indices painted for it, of a class map (H, W), the largest area first.
 
+        The numbers of VOID that the list does not have are what their sets leave open: not painted.
+
         Raises:
           BadData: an index that the list does not have, or nothing to paint.
         """
@@ -87,6 +91,8 @@ class ClassList:
         areas: dict[str, int] = {}
         members: dict[str, list[int]] = {}
         for index, count in zip(present.tolist(), counts.tolist(), strict=True):
+            if index not in self.names and index in VOID:
+                continue
             if index not in self.names:
                 raise BadData("bad_labels", f"class {index} is not in the class list")
             if self.names[index] is not None:
@@ -108,11 +114,13 @@ def choose_colors(labels: Sequence[str], key: str) -> tuple[dict[str, str], list
 
 
 def check_label(label: Any) -> str:
-    """A label as a prompt can hold it.
+    """A label as a prompt can hold it; a number is its digits.
 
     Raises:
       BadData: empty, not text, or with < or >.
     """
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)
     label = check_text(label, "label")
     if not label or set("<>") & set(label):
         raise BadData("bad_labels", f"label {label!r} must not be empty nor hold '<' or '>'")

@@ -14,7 +14,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from onediff_jax.data.sources import files
-from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, pick_shard, shard_ranges
+from onediff_jax.data.sources.base import (
+    BadRecord,
+    RawExample,
+    names_hash,
+    pick_shard,
+    record_or_bad,
+    shard_ranges,
+)
 from onediff_jax.data.sources.folder import find_sidecars, is_note, read_sidecar
 from onediff_jax.data.sources.images import is_picture_name
 from onediff_jax.data.sources.records import RecordReader
@@ -70,7 +77,14 @@ class PairSource:
 
     def describe(self) -> dict[str, Any]:
         counts = {role: len(names) for role, names in self._parts.items()}
-        return {"path": self._path, **counts, **self._roles, "reader": self._reader.describe()}
+        names = names_hash(n for part in self._parts.values() for n in sorted(part.values()))
+        return {
+            "path": self._path,
+            "names_sha256": names,
+            **counts,
+            **self._roles,
+            "reader": self._reader.describe(),
+        }
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
@@ -87,10 +101,8 @@ class PairSource:
                 folder = self._roles[missing[0]]
                 yield BadRecord(have, "unmatched", f"no picture of this name in {folder}")
                 continue
-            try:
-                yield self._example(stem)
-            except BadData as error:
-                yield error.record(self._parts["image"][stem])
+            key = self._parts["image"][stem]
+            yield record_or_bad(key, lambda: self._example(stem))  # noqa: B023 - called at once
 
     def _example(self, stem: str) -> RawExample:
         row: dict[str, Any] = {role: self._parts[role][stem] for role in self._roles}

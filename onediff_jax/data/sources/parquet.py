@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from onediff_jax.data.sources import files
-from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, pick_shard
+from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, pick_shard, record_or_bad
 from onediff_jax.data.sources.records import RecordReader
 
 SUFFIXES = (".parquet",)
@@ -20,16 +20,25 @@ class ParquetSource:
     Args:
       path: a file, a pattern such as "train-*.parquet", or a folder of files.
       reader: which columns mean what, and the task.
+      allow_outside: paths in rows may lead out of the folder.
       batch_rows: rows that are read at a time.
 
     Raises ValueError when there is no file, one that is not Parquet, or none of the columns that
     the task needs.
     """
 
-    def __init__(self, path: str, reader: RecordReader, *, batch_rows: int = 16):
+    def __init__(
+        self,
+        path: str,
+        reader: RecordReader,
+        *,
+        allow_outside: bool = False,
+        batch_rows: int = 16,
+    ):
         if batch_rows < 1:
             raise ValueError(f"{batch_rows=} must be positive")
         self._path, self._reader, self._batch_rows = path, reader, batch_rows
+        self._outside = allow_outside
         self._folder, names = files.list_files(path, SUFFIXES)
         self._shards: dict[str, tuple[str, int, int]] = {}  # file, row group, first row
         self._rows = 0
@@ -49,6 +58,7 @@ class ParquetSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         name, group, first = pick_shard(self._shards, shard)
+        files.note_whole(files.join(self._folder, name))
         number = first
         if group < 0:
             yield BadRecord(name, "broken_archive", self._problem(name))
@@ -57,7 +67,7 @@ class ParquetSource:
             for row in self._iterate(name, group):
                 yield self._example(f"{name}:{number}", row)
                 number += 1
-        except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        except Exception as error:  # pyarrow raises its own kinds, and Python's, on damaged bytes
             yield BadRecord(f"{name}:{number}…", "broken_archive", str(error))
 
     def _iterate(self, name: str, group: int) -> Iterator[dict]:
@@ -77,11 +87,13 @@ class ParquetSource:
         return [name for name in present if name in wanted or name in self._reader.keep]
 
     def _example(self, key: str, row: dict) -> RawExample | BadRecord:
-        folder = files.parent(files.join(self._folder, key.rpartition(":")[0]))
-        try:
-            return self._reader.example(key, row, lambda value: _picture_bytes(folder, value))
-        except BadData as error:
-            return error.record(key)
+        top = self._folder or "."
+        folder = files.parent(files.join(self._folder, key.rpartition(":")[0])) or "."
+
+        def load(value: Any) -> bytes:
+            return _picture_bytes(folder, top, value, self._outside)
+
+        return record_or_bad(key, lambda: self._reader.example(key, row, load))
 
     def _add(self, name: str) -> None:
         problem = self._problem(name)
@@ -118,12 +130,14 @@ class ParquetSource:
         return None
 
 
-def _picture_bytes(folder: str, value: Any) -> bytes:
+def _picture_bytes(folder: str, top: str, value: Any, allow_outside: bool) -> bytes:
     """The bytes in a picture column's value, or of the file it names."""
     if isinstance(value, dict):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str):
-        return files.read_bytes(files.join(folder, value))
+        return files.read_bytes(
+            files.find_below(folder, value, top=top, allow_outside=allow_outside)
+        )
     if not isinstance(value, bytes):
         raise BadData("missing_field", "the picture column holds neither bytes nor a path")
     if not value:

@@ -7,7 +7,7 @@ from typing import Any
 
 from onediff_jax.data.sources.base import BadData, RawExample, check_captions, check_text
 from onediff_jax.data.sources.condition_files import ConditionReader
-from onediff_jax.data.sources.images import ImageReader
+from onediff_jax.data.sources.images import ImageReader, is_picture_name
 from onediff_jax.data.sources.labels import check_label, check_regions
 from onediff_jax.tasks.definitions import TASKS, get_task
 
@@ -21,6 +21,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "regions": ("regions",),
     "group": ("group",),
 }
+
+
+_WITH_REGIONS = ("semanticmap2image", "boundingbox2image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +72,15 @@ class RecordReader:
         return NAMES[role] if chosen is None else (chosen,)
 
     def get(self, row: Mapping[str, Any], role: str) -> Any:
-        """The value of a role; None where the row has none."""
-        for name in self.names(role):
-            if row.get(name) is not None:
-                return row[name]
-        return None
+        """The value of a role; None where the row has none.
+
+        Of several fields that could hold a picture, one that looks like a picture goes first:
+        `source` may say where a row comes from, `target` may be a number.
+        """
+        values = [row[name] for name in self.names(role) if row.get(name) is not None]
+        if role in ("image", "source") and len(values) > 1:
+            values = [v for v in values if _looks_like_picture(v)] or values
+        return values[0] if values else None
 
     def needed(self) -> tuple[str, ...]:
         """The roles a row must have."""
@@ -105,9 +112,9 @@ class RecordReader:
             raise BadData("missing_field", "the caption is empty")
         parts: dict[str, Any] = {"extras": self._kept(row), "group": self._group(row)}
         target = self._picture(load, self.get(row, "image"), "image")
-        sources = self._sources(row)
         if get_task(self.task).group == "t2i":
             return RawExample(key, self.task, (target,), (captions,), **parts)
+        sources = self._sources(row)
         if get_task(self.task).group == "i2i" and not self._instructs:
             return self._conditioned(key, target, captions, sources, row, load, parts)
         pictures = [self._picture(load, s, f"source {i}") for i, s in enumerate(sources)]
@@ -122,7 +129,8 @@ class RecordReader:
             condition = self.conditions.read(self.task, load(sources[0]), target.shape[:2], key)
         except BadData as error:
             raise BadData(error.reason, f"source: {error.detail}") from None
-        parts["regions"] = condition.regions or check_regions(self.get(row, "regions"))
+        if self.task in _WITH_REGIONS:
+            parts["regions"] = condition.regions or check_regions(self.get(row, "regions"))
         parts["depth_norm"] = condition.depth_norm
         parts["extras"] |= condition.extras
         return RawExample(key, self.task, (target, condition.image), (captions, ()), **parts)
@@ -169,3 +177,12 @@ class RecordReader:
             return self.images.decode(load(value))
         except BadData as error:
             raise BadData(error.reason, f"{what}: {error.detail}") from None
+
+
+def _looks_like_picture(value: Any) -> bool:
+    """Whether a field's value may be a picture: bytes, {"bytes", "path"}, or a picture's name."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_looks_like_picture, value))
+    return isinstance(value, bytes | dict) or (
+        isinstance(value, str) and (is_picture_name(value) or value.endswith(".npy"))
+    )

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import (
     BadData,
     BadRecord,
     RawExample,
     decode_text,
     pick_shard,
+    record_or_bad,
     shard_ranges,
 )
 from onediff_jax.data.sources.records import RecordReader
@@ -80,7 +82,11 @@ class TfdsSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
-        source = self._open(self._builder(), indices)
+        builder = self._builder()
+        source = self._open(builder, indices)
+        named = builder.info.splits[f"{self._split}[{indices.start}:{indices.stop}]"]
+        for instruction in named.file_instructions:
+            files.note_whole(str(instruction.filename))
         for offset, index in enumerate(indices):
             key = f"{self._split}/{index}"
             try:
@@ -88,10 +94,10 @@ class TfdsSource:
             except Exception as error:  # the native reader has error types of its own
                 yield BadRecord(key, "broken_archive", f"{type(error).__name__}: {error}")
                 continue
-            try:
-                yield self._reader.example(key, self._fields(record), _as_bytes)
-            except BadData as error:
-                yield error.record(key)
+            yield record_or_bad(key, lambda: self._example(key, record))  # noqa: B023 - at once
+
+    def _example(self, key: str, record: Mapping) -> RawExample:
+        return self._reader.example(key, self._fields(record), _as_bytes)
 
     def _builder(self):
         import tensorflow_datasets as tfds

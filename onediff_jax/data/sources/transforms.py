@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.sources import files
+from onediff_jax.data.sources import files, journal
 from onediff_jax.data.sources.base import (
     BadData,
     BadRecord,
@@ -30,11 +30,20 @@ from onediff_jax.data.sources.base import (
 )
 from onediff_jax.data.sources.condition_files import check_aspect
 from onediff_jax.data.sources.images import SUFFIXES, ImageReader
+from onediff_jax.data.sources.journal import Content
 from onediff_jax.tasks.cameras import Cameras, cameras_from_transforms
 from onediff_jax.tasks.definitions import get_task
 
 _MAX_VIEWS = get_task("multiview").max_frames // 2
-_FISHEYE = ("OPENCV_FISHEYE", "FISHEYE", "EQUIRECTANGULAR")
+# Lens models whose rays are those of a pinhole, apart from a distortion that is not undone. Any
+# other (fisheye by whatever name, panorama, orthographic, …) would give wrong rays.
+_PINHOLES = (
+    *("", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "OPENCV", "FULL_OPENCV"),
+    *("RADIAL", "SIMPLE_RADIAL", "BROWN", "RADTAN", "PINHOLE_RADTAN"),
+)
+_MODEL_FIELDS = ("camera_model", "camera_type", "projection", "projection_type")
+_FISHEYE_FIELDS = ("is_fisheye", "fisheye")
+_FOCAL_FIELDS = ("fl_x", "camera_angle_x")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +80,7 @@ class TransformsSource:
         ends share nothing; None: anywhere.
       normalize_scale: see tasks.cameras.cameras_from_transforms; None keeps the scene's units.
       seed: which views.
+      allow_outside: file_path may lead out of the folder `path`.
 
     Raises ValueError when there is no scene, or for a number that makes no sense.
     """
@@ -88,6 +98,7 @@ class TransformsSource:
         span: int | None = None,
         normalize_scale: float | None = 1.7,
         seed: int = 0,
+        allow_outside: bool = False,
     ):
         if not 2 <= min_views <= max_views <= _MAX_VIEWS:
             raise ValueError(f"{min_views=} and {max_views=} must be in 2..{_MAX_VIEWS}")
@@ -96,6 +107,7 @@ class TransformsSource:
         self._path, self._images, self._image_folder = path, images, image_folder
         self._pattern = pattern
         self._views, self._examples, self._span = (min_views, max_views), examples, span
+        self._outside = allow_outside
         self._scale, self._seed = normalize_scale, seed
         if files.is_file(path):
             folder, names = files.parent(path) or ".", [posixpath.basename(path)]
@@ -182,8 +194,18 @@ class TransformsSource:
         return [views[start + int(i)] for i in rng.permutation(span)[:count]]
 
     def _picture(self, folder: str, view: _View) -> np.ndarray:
-        image = self._images.read(files.join(folder, view.name))
-        if view.aspect is not None:
+        """The pixels as they are stored: those that the cameras were found for.
+
+        Only where the file states the size of the picture that EXIF turns upright, it is turned.
+        """
+        data = files.read_bytes(files.join(folder, view.name))
+        image = self._images.decode(data, upright=False)
+        if view.aspect is None:
+            return image
+        try:
+            check_aspect(image.shape[:2], (1, view.aspect))
+        except BadData:
+            image = self._images.decode(data)
             check_aspect(image.shape[:2], (1, view.aspect))
         return image
 
@@ -221,9 +243,8 @@ class TransformsSource:
         name = self._find(folder, frame["file_path"])
         if name in taken:
             raise BadData("duplicate_key", "an earlier frame has this picture")
-        if scene.get("camera_model") in _FISHEYE:
-            raise BadData("bad_camera", f"camera_model {scene['camera_model']} is no pinhole")
-        return _View(name, _matrix(frame.get("transform_matrix")), *_intrinsics(scene | frame))
+        _check_pinhole(scene, frame)
+        return _View(name, _matrix(frame.get("transform_matrix")), *_intrinsics(scene, frame))
 
     def _find(self, folder: str, file_path: str) -> str:
         """The picture's name in the scene's folder: its own suffix, or any if it has none."""
@@ -236,8 +257,11 @@ class TransformsSource:
         if self._image_folder is not None and suffix in SUFFIXES:
             tries += [stem + s for s in SUFFIXES if s != suffix]
         for candidate in tries:
-            if files.is_file(files.join(folder, candidate)):
+            path = files.join(folder, candidate)
+            files.find_below(folder, candidate, top=self._folder, allow_outside=self._outside)
+            if files.is_file(path):
                 return candidate
+            journal.note_input(path, Content(None))
         raise BadData("missing_file", f"none of {tries}")
 
 
@@ -270,12 +294,35 @@ def _matrix(value: Any) -> np.ndarray:
     return matrix
 
 
-def _intrinsics(fields: dict) -> tuple[float, float | None, float | None]:
-    """Focal lengths in shares of the width and the height, and the aspect (see _View)."""
-    known = all(fields.get(name) is not None for name in ("w", "h"))
+def _check_pinhole(scene: dict, frame: dict) -> None:
+    """Raises BadData ("bad_camera") for lenses whose rays are not a pinhole's, however it is said.
+
+    What a frame says of a field goes before what the file says.
+    """
+    fields = scene | {name: value for name, value in frame.items() if value is not None}
+    for name in _MODEL_FIELDS:
+        model = fields.get(name) or ""
+        if str(model).upper().replace("-", "_").replace(" ", "_") not in _PINHOLES:
+            raise BadData("bad_camera", f"{name} {model} is no pinhole")
+    for name in _FISHEYE_FIELDS:
+        if str(fields.get(name) or "no").lower() not in ("no", "false", "0", "0.0"):
+            raise BadData("bad_camera", f"{name}: a fisheye is no pinhole")
+
+
+def _intrinsics(scene: dict, frame: dict) -> tuple[float, float | None, float | None]:
+    """Focal lengths in shares of the width and the height, and the aspect (see _View).
+
+    A frame that states a focal length, in whatever way, is not asked for the file's; focal lengths
+    in pixels are of the size that is stated beside them.
+    """
+    own = {name: value for name, value in frame.items() if value is not None}
+    stated = any(name in own for name in _FOCAL_FIELDS)
+    size = {name: value for name, value in (scene | own).items() if name in ("w", "h")}
+    fields = size | own if stated else size | scene
+    known = all(size.get(name) is not None for name in ("w", "h"))
     down = None
     try:
-        aspect = float(fields["w"]) / float(fields["h"]) if known else None
+        aspect = float(size["w"]) / float(size["h"]) if known else None
         if fields.get("fl_x") is not None:
             across = float(fields["fl_x"]) / float(fields["w"])
             if fields.get("fl_y") is not None:
@@ -297,3 +344,62 @@ def _intrinsics(fields: dict) -> tuple[float, float | None, float | None]:
 def _frame_name(frame: Any, index: int) -> str:
     name = frame.get("file_path") if isinstance(frame, dict) else None
     return name if isinstance(name, str) else f"frame {index}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SceneCameras:
+    """All cameras of a transforms file, for use without their pictures.
+
+    Attributes:
+      names: of the pictures, as the file spells them.
+      size: (height, width) in pixels of the first picture; None where the file does not tell.
+    """
+
+    names: tuple[str, ...]
+    size: tuple[int, int] | None
+    _c2w: np.ndarray
+    _shares: tuple[tuple[float, float | None], ...]
+
+    def cameras(self, order: list[int], size: tuple[int, int]) -> Cameras:
+        """Cameras of pictures of a size (height, width), in the frame of the first of `order`.
+
+        The scale is that of training: the first is 1.7 from what all look at.
+        """
+        height, width = size
+        poses = cameras_from_transforms(
+            self._c2w[order], height=height, width=width, fl_x=1.0, fl_y=1.0
+        )
+        focal = []
+        for across, down in (self._shares[index] for index in order):
+            down = across * width / height if down is None else down
+            focal.append(np.array([across * width, down * height]) / (min(size) / 2))
+        return dataclasses.replace(poses, focal=np.stack(focal))
+
+
+def read_cameras(data: bytes) -> SceneCameras:
+    """The cameras of a transforms.json.
+
+    Raises:
+      BadData: it does not parse, or a frame has no pinhole camera; names the frame.
+    """
+    scene = _parse(data)
+    names, matrices, shares, sizes = [], [], [], []
+    for index, frame in enumerate(scene["frames"]):
+        name = _frame_name(frame, index)
+        try:
+            if not isinstance(frame, dict):
+                raise BadData("missing_field", "a frame needs file_path")
+            fields = scene | frame
+            if fields.get("camera_model") in _FISHEYE:
+                raise BadData("bad_camera", f"camera_model {fields['camera_model']} is no pinhole")
+            *share, _ = _intrinsics(fields)
+            matrices.append(_matrix(frame.get("transform_matrix")))
+        except BadData as error:
+            raise BadData(error.reason, f"{name}: {error.detail}") from None
+        names.append(name)
+        shares.append(tuple(share))
+        known = fields.get("h") is not None and fields.get("w") is not None
+        sizes.append((int(fields["h"]), int(fields["w"])) if known else None)
+    if not names:
+        raise BadData("too_few_views", "no frames")
+    return SceneCameras(tuple(names), sizes[0], np.stack(matrices), tuple(shares))

@@ -17,13 +17,23 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from onediff_jax.data.sources import files
-from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, decode_text, pick_shard
+from onediff_jax.data.sources import files, journal
+from onediff_jax.data.sources.base import (
+    BadData,
+    BadRecord,
+    RawExample,
+    decode_text,
+    pick_shard,
+    record_or_bad,
+)
 from onediff_jax.data.sources.images import is_picture_name
 from onediff_jax.data.sources.records import RecordReader
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _OPENERS = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_CAPTIONS = ("txt", "caption", "text")
+_MOST_MEMBERS = 64  # of a record: together they lie in memory
+_MOST_HEADER = 1 << 20  # bytes of a member's extended header (a long name, its attributes)
 _BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -58,6 +68,7 @@ class WebDatasetSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         name = pick_shard(self._shards, shard)
+        files.note_whole(files.join(self._folder, name))
         seen: set[str] = set()
         for group in _groups(files.join(self._folder, name)):
             if isinstance(group, BadRecord):
@@ -69,15 +80,15 @@ class WebDatasetSource:
                 yield BadRecord(key, "duplicate_key", "an earlier record has this name")
                 continue
             seen.add(stem)
-            try:
-                yield self._reader.example(key, _fields(members), _as_bytes)
-            except BadData as error:
-                yield error.record(key)
+            yield record_or_bad(key, lambda: self._example(key, members))  # noqa: B023 - at once
+
+    def _example(self, key: str, members: list[tuple[str, bytes]]) -> RawExample:
+        return self._reader.example(key, _fields(members), _as_bytes)
 
 
 def _groups(path: str) -> Iterator[tuple[str, list[tuple[str, bytes]]] | BadRecord]:
     """(stem, [(extension, bytes)]) of a tar's records, in order, and what is bad in between."""
-    stem, members = None, []
+    stem, members, total = None, [], 0
     for member in _members(path):
         if isinstance(member, BadRecord):
             yield member
@@ -85,13 +96,19 @@ def _groups(path: str) -> Iterator[tuple[str, list[tuple[str, bytes]]] | BadReco
         name, data = member
         folder, base = posixpath.split(name)
         first, _, extension = base.partition(".")
-        if not first or not extension:
-            continue  # a directory's own note, such as ._x of macOS or a file without extension
+        if not first or not extension:  # ._x of macOS, or a file without extension
+            journal.pass_over(f"{path}/{name}", "no member of a record")
+            continue
         this = posixpath.join(folder, first)
-        if this != stem and members:
-            yield stem, members
-            members = []
-        stem = this
+        if this != stem:
+            if members:
+                yield stem, members
+            stem, members, total = this, [], 0
+        if total + len(data) > files.MAX_FILE_BYTES or len(members) == _MOST_MEMBERS:
+            detail = f"more than {files.MAX_FILE_BYTES} bytes or {_MOST_MEMBERS} members in one"
+            yield BadRecord(name, "too_large", detail)
+            continue
+        total += len(data)
         members.append((extension.lower(), data))
     if members:
         yield stem, members
@@ -103,7 +120,7 @@ def _members(path: str) -> Iterator[tuple[str, bytes] | BadRecord]:
         with (
             files.open_binary(path) as raw,
             _unpacked(path, raw) as file,
-            tarfile.open(fileobj=file, mode="r:") as tar,
+            tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar,
         ):
             while (member := tar.next()) is not None:
                 tar.members = []  # it would keep a hundred thousand headers otherwise
@@ -118,6 +135,19 @@ def _members(path: str) -> Iterator[tuple[str, bytes] | BadRecord]:
             _check_rest(file, tar.offset)
     except _BROKEN as error:
         yield BadRecord("(archive)", "broken_archive", f"{type(error).__name__}: {error}")
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers are of a sane size; tarfile reads them whole."""
+
+    def _proc_member(self, tar):
+        headers = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        names = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if self.type in headers + names and self.size > _MOST_HEADER:
+            raise tarfile.ReadError(
+                f"an extended header of {self.size} bytes: the rest is not read"
+            )
+        return super()._proc_member(tar)
 
 
 def _unpacked(path: str, raw: BinaryIO) -> BinaryIO:
@@ -167,11 +197,11 @@ def _fields(members: list[tuple[str, bytes]]) -> dict[str, Any]:
         if is_picture_name("." + extension) or extension.endswith(".npy"):
             role = posixpath.splitext(extension)[0] if "." in extension else "image"
         else:
-            role = "caption" if extension == "txt" else extension
+            role = "caption" if extension in _CAPTIONS else extension
         if role in used:
             raise BadData("duplicate_key", f"two members are its {role}")
         used.add(role)
-        fields[role] = decode_text(data, role) if extension == "txt" else data
+        fields[role] = decode_text(data, role) if extension in _CAPTIONS else data
     return fields
 
 

@@ -3,18 +3,24 @@
 import collections
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from onediff_jax.data.prepared import local, manifest
+from onediff_jax.data.prepared import local, manifest, parts
 from onediff_jax.data.prepared.check import check_folder
-from onediff_jax.data.prepared.plan import SPLITS, Encoders, split_of
+from onediff_jax.data.prepared.parts import part_name
+from onediff_jax.data.prepared.plan import Encoders
 from onediff_jax.data.prepared.reader import PreparedFolder
-from onediff_jax.data.prepared.writer import part_name, write_part
+from onediff_jax.data.prepared.split import SPLITS, split_of
+from onediff_jax.data.prepared.writer import write_part
+from onediff_jax.data.sources import open_source
 from onediff_jax.data.sources.base import BadRecord
 from onediff_jax.data.sources.report import TooManyBadRecords
 from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare
+from tests.data.sources.conftest import Files
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,61 @@ def test_a_part_whose_file_is_gone_is_written_again(tmp_path, whole):
     assert manifest.parts_left(tmp_path, make_plan().source.shards()) == [1]
     prepare(tmp_path)
     assert contents(tmp_path) == whole
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("records/*/*-00001-of-00003.array_record", flip),
+        ("index/00001-of-00003.jsonl", flip),
+        ("index/00001-of-00003.jsonl", lambda path: path.unlink()),
+        ("parts/00001-of-00003.json", lambda path: path.write_bytes(b"")),
+        ("parts/00001-of-00003.json", flip),
+        ("plan.json", lambda path: path.write_bytes(b"")),
+    ],
+)
+def test_damage_is_found_by_hash_and_made_again(tmp_path, whole, name, damage):
+    prepare(tmp_path)
+    path = sorted(tmp_path.glob(name))[0]
+    damage(path)
+    plan = make_plan()
+    left = parts.survey(tmp_path, plan.source.shards())
+    assert list(left) == ([1] if "00001" in name else [])
+    assert all(str(path.relative_to(tmp_path)) in why for why in left.values())
+    prepare(tmp_path, plan)
+    assert contents(tmp_path) == whole
+
+
+def test_changed_data_are_read_again_and_only_they(tmp_path):
+    """By content: the size and the times of a file may be what they were."""
+    photos, out = Files(tmp_path / "photos"), tmp_path / "out"
+    for number in range(4):
+        photos.write(f"{number}.png", photos.photo(number, 64, 64))
+        photos.write(f"{number}.txt", f"old {number}")
+    plan = make_plan(open_source("folder", str(photos), shard_size=1), held_out=0.0)
+    first = prepare(out, plan)
+    path = Path(photos.path("2.txt"))
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    photos.write("2.txt", "new 2")
+    os.utime(path, ns=times)
+    os.utime(photos.path("3.txt"))  # the same content is no change
+    shards = plan.source.shards()
+    left = parts.survey(out, shards, plan.source)
+    assert left == {2: f"{path} changed"}
+    assert parts.describe_left(left, 4) == [f"part 00002-of-00004 is made again: {path} changed"]
+    second = prepare(out, plan)
+    records = PreparedFolder(out).records("text2image", "train")
+    assert [r.captions[0] for r in records] == [("old 0",), ("old 1",), ("new 2",), ("old 3",)]
+    assert first["sha256"] != second["sha256"]
+    os.rename(photos.path("0.txt"), photos.path("9.txt"))
+    with pytest.raises(ValueError, match="files of other names"):
+        prepare(out, make_plan(open_source("folder", str(photos), shard_size=1), held_out=0.0))
 
 
 def test_another_plan_is_refused_by_field(tmp_path):

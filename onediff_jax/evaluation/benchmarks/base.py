@@ -1,0 +1,125 @@
+"""The shape that all benchmarks have: items, their truth, a prediction's file, its score."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onediff_jax.evaluation.results import bootstrap, bootstrap_means
+
+
+class LayoutError(ValueError):
+    """A folder without the files of the layout; the message says what was looked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One example of a benchmark.
+
+    name: how files and messages call it. files: role → its file of the benchmark.
+    known: what else scoring needs.
+    """
+
+    name: str
+    files: dict[str, Path] = dataclasses.field(default_factory=dict)
+    known: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A key of the summary: whether more is better, and the paper's figure."""
+
+    better: str = "higher"
+    paper: float | None = None
+
+
+class Benchmark:
+    """A benchmark's folder. A subclass says where things lie and what its protocol computes.
+
+    Attributes:
+      name, task, protocol: of the rows.
+      official: how many examples the official set has.
+      measures: key → Measure.
+      missing_counts: what an example without prediction counts as with --allow_missing.
+    """
+
+    name: ClassVar[str]
+    task: ClassVar[str]
+    protocol: ClassVar[str]
+    official: ClassVar[int]
+    measures: ClassVar[dict[str, Measure]]
+    missing_counts: ClassVar[str] = "left out"
+
+    def __init__(self, folder: Path, predictions: Path | None, options: dict[str, Any]):
+        """Args:
+        folder: of the benchmark.
+        predictions: folder or file of what is scored; None before there is one.
+        options: of the command: align, ….
+        """
+        self.folder, self.predictions, self.options = folder, predictions, options
+        self.items: list[Item] = self.find_items()
+
+    def find_items(self) -> list[Item]:
+        """All examples, in the benchmark's order. Raises LayoutError."""
+        raise NotImplementedError
+
+    def prediction(self, item: Item) -> Any | None:
+        """What was predicted for an item: usually its file; None where there is nothing."""
+        raise NotImplementedError
+
+    def score(self, item: Item, prediction: Any) -> Any:
+        """What the set's summary needs of one example. Raises ValueError for what does not fit."""
+        raise NotImplementedError
+
+    def score_of_missing(self, item: Item) -> Any | None:
+        """The same of an item without prediction; None leaves it out."""
+        return None
+
+    def prepare(self, items: Sequence[Item]) -> None:
+        """What must be known of the whole set before the first score."""
+
+    def summarize(self, scores: Sequence[Any]) -> dict[str, float]:
+        """The set's numbers: the plain mean of dictionaries."""
+        return {key: float(np.mean([s[key] for s in scores])) for key in self.measures}
+
+    def intervals(self, scores: Sequence[Any]) -> dict[str, tuple[float, float] | None]:
+        """The bootstrap interval of every number of the summary."""
+        if scores and isinstance(scores[0], dict) and type(self).summarize is Benchmark.summarize:
+            return {k: bootstrap_means(np.array([s[k] for s in scores])) for k in self.measures}
+        return bootstrap(scores, self.summarize)
+
+    def labels(self) -> dict[str, str]:
+        """More precise `data` and `protocol` of the rows."""
+        return {}
+
+    def measure(self, key: str) -> Measure:
+        """How a key of the summary is to be read."""
+        return self.measures.get(key, Measure())
+
+
+def first_existing(folder: Path, places: Sequence[str], what: str) -> Path:
+    """The first of the places inside the folder that exists; raises LayoutError with all."""
+    for place in places:
+        if (folder / place).exists():
+            return folder / place
+    looked = ", ".join(str(folder / place) for place in places)
+    raise LayoutError(f"{what} not found; looked for {looked}")
+
+
+def listed_files(root: Path, listing: Path, columns: Sequence[str]) -> list[dict[str, Path]]:
+    """The files that a list names, a line an example. Raises LayoutError where some are missing."""
+    lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+    if not lines or any(len(line) < len(columns) for line in lines):
+        raise LayoutError(f"{listing}: every line must name {len(columns)} files: {columns}")
+    found = [
+        {name: root / part for name, part in zip(columns, line, strict=False)} for line in lines
+    ]
+    missing = [path for files in found for path in files.values() if not path.is_file()]
+    if missing:
+        raise LayoutError(
+            f"{listing} names {len(missing)} files that are not there: "
+            + ", ".join(map(str, missing[:5]))
+        )
+    return found

@@ -1,0 +1,116 @@
+"""COCO's boxes and poses, from its lists of results."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onediff_jax.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    LayoutError,
+    Measure,
+    first_existing,
+)
+from onediff_jax.evaluation.metrics import coco
+from onediff_jax.evaluation.results import CONFIDENCE
+from onediff_jax.files import read_json
+
+_REPLICATES, _MOST_MATCHES = 200, 40_000  # resampled sets; pictures × classes of one that is large
+
+
+class COCOBenchmark(Benchmark):
+    """5000 pictures. --predictions is the list of results, or a folder that holds it.
+
+    A picture without detections is an ordinary case: it counts as one where nothing was found.
+    """
+
+    official = 5000
+    kind: ClassVar[str]
+    annotations: ClassVar[str]
+    pattern: ClassVar[str]
+    missing_counts = "a picture in which nothing was found"
+
+    def find_items(self) -> list[Item]:
+        places = (f"annotations/{self.annotations}", self.annotations)
+        truth = first_existing(self.folder, places, f"the annotations of {self.name}")
+        self.truth = read_json(truth)
+        if missing := {"images", "annotations", "categories"} - set(self.truth):
+            raise LayoutError(f"{truth} lacks {sorted(missing)}")
+        self.detections = None if self.predictions is None else self._read_results()
+        return [Item(str(image["id"]), known=image) for image in self.truth["images"]]
+
+    def _read_results(self) -> list[dict[str, Any]]:
+        files = [self.predictions]
+        if self.predictions.is_dir():
+            files = sorted(self.predictions.glob(self.pattern))
+            if len(files) != 1:
+                raise LayoutError(
+                    f"{len(files)} lists of results {self.predictions / self.pattern}, one is "
+                    f"needed: {[p.name for p in files]}"
+                )
+        found = read_json(files[0])
+        if not isinstance(found, list):
+            raise LayoutError(f"{files[0]} must be COCO's list of results")
+        return found
+
+    def prediction(self, item: Item) -> Item:
+        return item
+
+    def score(self, item: Item, prediction: Item) -> int:
+        return item.known["id"]
+
+    def _evaluated(self, images: Sequence[int]):
+        chosen = set(images)
+        truth = self.truth | {
+            key: [entry for entry in self.truth[key] if entry[name] in chosen]
+            for key, name in (("images", "id"), ("annotations", "image_id"))
+        }
+        known = {image["id"] for image in self.truth["images"]}
+        kept = [d for d in self.detections if d["image_id"] in chosen or d["image_id"] not in known]
+        return coco.evaluation(truth, kept, self.kind)
+
+    def summarize(self, scores: Sequence[int]) -> dict[str, float]:
+        self.found = self._evaluated(scores)
+        return coco.summary(self.found, self.kind)
+
+    def intervals(self, scores: Sequence[int]) -> dict[str, tuple[float, float] | None]:
+        """From the matches of every picture, resampled; fewer times where the set is large."""
+        found, rng = self.found, np.random.default_rng(0)
+        images = len(found.params.imgIds)
+        if images < 2:
+            return {}
+        matches = found.evalImgs
+        groups = [matches[i : i + images] for i in range(0, len(matches), images)]
+        times = max(20, int(_REPLICATES * min(1, _MOST_MATCHES / len(matches))))
+        values: dict[str, list[float]] = {}
+        with contextlib.redirect_stdout(io.StringIO()):
+            for _ in range(times):
+                picked = rng.integers(images, size=images)
+                found.evalImgs = [group[i] for group in groups for i in picked]
+                for key, value in coco.summary(found, self.kind).items():
+                    if np.isfinite(value):
+                        values.setdefault(key, []).append(value)
+        found.evalImgs = matches
+        ends = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
+        return {k: tuple(float(x) for x in np.percentile(v, ends)) for k, v in values.items()}
+
+
+class COCOBoxes(COCOBenchmark):
+    """Average precision of boxes."""
+
+    name, task, kind = "coco_boxes", "image2boundingbox", "bbox"
+    protocol = "COCO boxes (pycocotools)"
+    measures: ClassVar = {key: Measure() for key in coco.BOX_NAMES}
+    annotations, pattern = "instances_val2017.json", "*bbox*results*.json"
+
+
+class COCOPose(COCOBenchmark):
+    """Average precision of poses by object keypoint similarity."""
+
+    name, task, kind = "coco_pose", "image2pose", "keypoints"
+    protocol = "COCO keypoints (pycocotools)"
+    measures: ClassVar = {key: Measure() for key in coco.KEYPOINT_NAMES}
+    annotations, pattern = "person_keypoints_val2017.json", "*keypoints*results*.json"

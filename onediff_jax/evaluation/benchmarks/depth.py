@@ -1,0 +1,180 @@
+"""NYUv2 and DIODE in Marigold's layout, scored by Marigold's order of steps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from onediff_jax.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    LayoutError,
+    Measure,
+    first_existing,
+    listed_files,
+)
+from onediff_jax.evaluation.metrics import depth_scores
+
+ALIGNMENTS = ("auto", "none", "depth", "disparity")
+_LOWER = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "i_rmse", "silog")
+_ORIENTATION_ITEMS = 32  # of which predictions are compared with the truth to choose the alignment
+
+
+class DepthBenchmark(Benchmark):
+    """Depth of single pictures. options["align"]: none, depth, disparity, or auto.
+
+    auto asks whether the set's predictions grow with depth or fall with it, and fits them to
+    depth or to 1/depth: one choice for the whole set.
+    """
+
+    task = "image2depth"
+    clip: ClassVar[tuple[float, float]]
+    folders: ClassVar[tuple[str, ...]]
+    columns: ClassVar[tuple[str, ...]]
+    pattern: ClassVar[str]
+
+    def find_items(self) -> list[Item]:
+        root = first_existing(self.folder, self.folders, f"the pictures of {self.name}")
+        listings = sorted(self.folder.glob("*filename_list*.txt"))
+        if len(listings) > 1:
+            raise LayoutError(f"{len(listings)} file lists, one is needed: {listings}")
+        if listings:
+            found = listed_files(root, listings[0], self.columns)
+        else:
+            found = [self.beside(path) for path in sorted(root.glob(self.pattern))]
+            if not found:
+                raise LayoutError(f"no picture {root / self.pattern}")
+        return [Item(str(files["image"].relative_to(root)), files) for files in found]
+
+    def beside(self, image: Path) -> dict[str, Path]:
+        """The files of the picture's example, where there is no list. Raises LayoutError."""
+        raise NotImplementedError
+
+    def stem(self, item: Item) -> str:
+        """The picture's name in the names of its predictions."""
+        return Path(item.name).stem
+
+    def prediction(self, item: Item) -> Path | None:
+        place = self.predictions / Path(item.name).parent
+        stem = self.stem(item)
+        for name in (f"pred_{stem}.npy", f"pred_{stem}.png", f"{stem}.npy", f"{stem}.png"):
+            if (place / name).is_file():
+                return place / name
+        return None
+
+    def prepare(self, items: Sequence[Item]) -> None:
+        align = self.options.get("align", "auto")
+        if align not in ALIGNMENTS:
+            raise ValueError(f"{align=} must be one of {ALIGNMENTS}")
+        if align == "auto":
+            align = "depth" if self._grows(items) else "disparity"
+        self.align = None if align == "none" else align
+
+    def _grows(self, items: Sequence[Item]) -> bool:
+        """Whether predictions are larger where it is farther, over some pictures of the set."""
+        total = 0.0
+        for item in items[:: max(1, len(items) // _ORIENTATION_ITEMS)]:
+            found = self.prediction(item)
+            if found is None:
+                continue
+            predicted, (truth, valid) = read_map(found), self.truth(item)
+            if predicted.shape != truth.shape:
+                continue  # said by its score
+            x, y = predicted[valid], truth[valid]
+            if len(x) > 1 and np.isfinite(x).all() and x.std() > 0 and y.std() > 0:
+                total += float(np.corrcoef(x, y)[0, 1])
+        return total >= 0
+
+    def truth(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
+        """Metres (H, W) float32 and which pixels are scored."""
+        raise NotImplementedError
+
+    def score(self, item: Item, prediction: Path) -> dict[str, float]:
+        predicted, (truth, valid) = read_map(prediction), self.truth(item)
+        if predicted.shape != truth.shape:
+            raise ValueError(f"it is {predicted.shape}, its truth {truth.shape}")
+        if wrong := np.count_nonzero(~np.isfinite(predicted[valid])):
+            raise ValueError(f"{wrong} valid pixels are not finite")
+        return depth_scores(predicted, truth, valid, align=self.align, clip=self.clip)
+
+    def labels(self) -> dict[str, str]:
+        how = "no alignment" if self.align is None else f"aligned in {self.align}"
+        return {"protocol": f"{self.protocol}, {how}"}
+
+
+class NYUv2(DepthBenchmark):
+    """654 rooms, 480×640; the Eigen crop, measured depths strictly between 1 mm and 10 m."""
+
+    name, official = "nyuv2", 654
+    protocol = "Marigold on NYUv2 (Eigen crop, measured depth, 0.001–10 m)"
+    measures: ClassVar = {
+        **{key: Measure("lower", 0.068 if key == "abs_rel" else None) for key in _LOWER},
+        "delta1": Measure("higher", 0.952),
+        "delta2": Measure(),
+        "delta3": Measure(),
+    }
+    clip = (1e-3, 10.0)
+    folders = ("nyuv2/nyu_labeled_extracted", "nyu_labeled_extracted", "test/..")
+    columns = ("image", "truth", "filled")
+    pattern = "test/*/rgb_*.png"
+
+    def beside(self, image: Path) -> dict[str, Path]:
+        truth = image.with_name(image.name.replace("rgb_", "depth_"))
+        if not truth.is_file():
+            raise LayoutError(f"{image} has no {truth.name} beside it")
+        return {"image": image, "truth": truth}
+
+    def stem(self, item: Item) -> str:
+        return super().stem(item).removeprefix("rgb_")
+
+    def truth(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
+        depth = np.float32(np.asarray(Image.open(item.files["truth"])) / 1000.0)
+        crop = np.zeros(depth.shape, bool)
+        crop[45:471, 41:601] = True
+        low, high = np.float32(self.clip[0]), np.float32(self.clip[1])
+        return depth, crop & (depth > low) & (depth < high)
+
+
+class DIODE(DepthBenchmark):
+    """771 pictures indoors and outdoors, 768×1024; its own mask alone says what is scored."""
+
+    name, official = "diode", 771
+    protocol = "Marigold on DIODE val (its mask, 0.6–350 m)"
+    measures: ClassVar = {
+        **{key: Measure("lower", 0.294 if key == "abs_rel" else None) for key in _LOWER},
+        "delta1": Measure("higher", 0.752),
+        "delta2": Measure(),
+        "delta3": Measure(),
+    }
+    clip = (0.6, 350.0)
+    folders = ("diode/val", "val", "indoors/..")
+    columns = ("image", "truth", "mask")
+    pattern = "*/scene_*/scan_*/*.png"
+
+    def beside(self, image: Path) -> dict[str, Path]:
+        files = {"image": image}
+        for role, word in (("truth", "depth"), ("mask", "depth_mask")):
+            files[role] = image.with_name(f"{image.stem}_{word}.npy")
+            if not files[role].is_file():
+                raise LayoutError(f"{image} has no {files[role].name} beside it")
+        return files
+
+    def truth(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
+        depth = np.load(item.files["truth"]).astype(np.float32)
+        mask = np.load(item.files["mask"]).astype(bool)
+        return depth.reshape(depth.shape[:2]), mask.reshape(mask.shape[:2])
+
+
+def read_map(path: Path) -> np.ndarray:
+    """A predicted map, float32 (H, W): an array, or a grey picture scaled to 0..1."""
+    if path.suffix == ".npy":
+        values = np.load(path)
+        values = values.reshape(values.shape[-2:] if values.shape[:1] == (1,) else values.shape[:2])
+        return values.astype(np.float32)
+    with Image.open(path) as picture:
+        values = np.asarray(picture)
+    if values.ndim == 3:
+        values = values[..., 0]
+    return np.float32(values) / np.float32(255 if values.dtype == np.uint8 else 65535)

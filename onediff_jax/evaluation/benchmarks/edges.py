@@ -1,0 +1,59 @@
+"""BSDS500: edges against the drawings of several people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat
+
+from onediff_jax.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    LayoutError,
+    Measure,
+    first_existing,
+)
+from onediff_jax.evaluation.metrics import edges
+from onediff_jax.evaluation.results import bootstrap
+
+
+class BSDS500(Benchmark):
+    """200 test pictures; predictions are <id>.png, uint8 edge strength."""
+
+    name, task, official = "bsds500", "image2hed", 200
+    protocol = "BSDS500 (99 thresholds, thinned, tolerance 0.0075 of the diagonal)"
+    measures: ClassVar = {"ods": Measure(), "ois": Measure(), "ap": Measure()}
+    missing_counts = "an empty map"
+
+    def find_items(self) -> list[Item]:
+        places = ("data/groundTruth/test", "BSDS500/data/groundTruth/test", "groundTruth/test")
+        root = first_existing(self.folder, places, "the drawings of bsds500")
+        found = sorted(root.glob("*.mat"))
+        if not found:
+            raise LayoutError(f"no drawing {root}/*.mat")
+        return [Item(path.stem, {"truth": path}) for path in found]
+
+    def prediction(self, item: Item) -> Path | None:
+        path = self.predictions / f"{item.name}.png"
+        return path if path.is_file() else None
+
+    def truth(self, item: Item) -> list[np.ndarray]:
+        """The people's drawings, (H, W) bool each."""
+        people = loadmat(item.files["truth"])["groundTruth"].ravel()
+        return [np.asarray(person["Boundaries"][0, 0], bool) for person in people]
+
+    def score(self, item: Item, prediction: Path) -> np.ndarray:
+        strength = np.asarray(Image.open(prediction).convert("L"))
+        return edges.edge_counts(strength, self.truth(item))
+
+    def score_of_missing(self, item: Item) -> np.ndarray:
+        truth = self.truth(item)
+        return edges.edge_counts(np.zeros(truth[0].shape, np.uint8), truth)
+
+    def summarize(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
+        return edges.scores_from_counts(np.stack(scores))
+
+    def intervals(self, scores):
+        return bootstrap(scores, self.summarize, replicates=200)

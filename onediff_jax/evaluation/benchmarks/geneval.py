@@ -1,0 +1,89 @@
+"""GenEval: pictures from prompts, judged by what a detector saw in them (detections.json)."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from onediff_jax.evaluation.benchmarks.base import Benchmark, Item, LayoutError, Measure
+from onediff_jax.evaluation.metrics import geneval_decision, geneval_summary
+from onediff_jax.files import read_json
+
+
+class GenEval(Benchmark):
+    """553 prompts. Predictions are GenEval's output folder: 00000/metadata.jsonl, samples/*.png.
+
+    detections.json says what the detector and the colour classifier saw: picture → class → boxes;
+    it lies in the folder of predictions, above it, or in the benchmark's.
+    """
+
+    name, task, official = "geneval", "text2image", 553
+    protocol = "GenEval (mean over pictures per tag, mean over tags)"
+    measures: ClassVar = {"overall": Measure("higher", 0.65)}
+
+    def find_items(self) -> list[Item]:
+        if self.predictions is None:
+            raise LayoutError("geneval needs --predictions: its output folder with pictures")
+        self.images = next(
+            (p for p in (self.predictions, self.predictions / "images") if _prompts(p)), None
+        )
+        if self.images is None:
+            raise LayoutError(
+                f"no prompt found; looked for {self.predictions}/00000/metadata.jsonl and "
+                f"{self.predictions}/images/00000/metadata.jsonl"
+            )
+        self.detections = read_json(self._detections_file())
+        items = []
+        for place in _prompts(self.images):
+            metadata = json.loads((place / "metadata.jsonl").read_text())
+            samples = sorted(
+                p for p in (place / "samples").glob("*.png") if re.match(r"\d+\.png", p.name)
+            )
+            known = {
+                "metadata": metadata,
+                "samples": [str(p.relative_to(self.images)) for p in samples],
+            }
+            items.append(Item(place.name, known=known))
+        return items + self._without_pictures([item.known["metadata"] for item in items])
+
+    def _without_pictures(self, shown: Sequence[dict]) -> list[Item]:
+        """The prompts of the benchmark's folder, where it has their list, that have no picture."""
+        for place in ("prompts/evaluation_metadata.jsonl", "evaluation_metadata.jsonl"):
+            if (self.folder / place).is_file():
+                lines = (self.folder / place).read_text().splitlines()
+                asked = [json.loads(line) for line in lines if line.strip()]
+                lacking = [(i, m) for i, m in enumerate(asked) if m not in shown]
+                return [Item(f"{i:05}", known={"metadata": m, "samples": []}) for i, m in lacking]
+        return []
+
+    def _detections_file(self) -> Path:
+        places = [self.images, self.images.parent, self.folder]
+        for place in places:
+            if (place / "detections.json").is_file():
+                return place / "detections.json"
+        looked = ", ".join(str(p / "detections.json") for p in places)
+        raise LayoutError(
+            "GenEval's detector and colour classifier are networks that are not given here; what "
+            f"they saw is read from detections.json, which was not found; looked for {looked}"
+        )
+
+    def prediction(self, item: Item) -> dict[str, Any] | None:
+        samples = item.known["samples"]
+        if not samples or any(name not in self.detections for name in samples):
+            return None
+        return {name: self.detections[name] for name in samples}
+
+    def score(self, item: Item, prediction: dict[str, Any]) -> list[tuple[str, str, bool]]:
+        metadata = item.known["metadata"]
+        return [
+            (metadata["tag"], json.dumps(metadata), geneval_decision(metadata, seen)["correct"])
+            for seen in prediction.values()
+        ]
+
+    def summarize(self, scores: Sequence[list]) -> dict[str, float]:
+        return geneval_summary(row for rows in scores for row in rows)
+
+
+def _prompts(folder: Path) -> list[Path]:
+    return sorted(p.parent for p in folder.glob("*/metadata.jsonl") if p.parent.name.isdigit())

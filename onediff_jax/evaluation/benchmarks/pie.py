@@ -1,0 +1,82 @@
+"""PIE-Bench: edited pictures, inside and outside the part that was to change."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from onediff_jax.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    LayoutError,
+    Measure,
+    first_existing,
+)
+from onediff_jax.evaluation.metrics import edit_scores
+from onediff_jax.files import read_json
+
+SIDE = 512
+_KEYS = [f"{k}{part}" for part in ("", "_unedited", "_edited") for k in ("psnr", "ssim", "mse")]
+
+
+class PIEBench(Benchmark):
+    """700 edits. Predictions lie as the pictures do, below annotation_images or without it."""
+
+    name, task, official = "pie", "image_editing", 700
+    protocol = "PIE-Bench (PSNR, SSIM, squared error whole, outside and inside the mask)"
+    measures: ClassVar = {
+        key: Measure("lower" if key.startswith("mse") else "higher") for key in _KEYS
+    }
+
+    def find_items(self) -> list[Item]:
+        places = ("data/mapping_file.json", "mapping_file.json")
+        mapping = first_existing(self.folder, places, "PIE-Bench's list of edits")
+        root = mapping.parent / "annotation_images"
+        items = []
+        for name, edit in read_json(mapping).items():
+            source = root / edit["image_path"]
+            if not source.is_file():
+                raise LayoutError(f"{mapping} names {source}, which is not there")
+            items.append(Item(name, {"source": source}, edit))
+        return items
+
+    def prediction(self, item: Item) -> Path | None:
+        for place in (self.predictions / "annotation_images", self.predictions):
+            path = place / item.known["image_path"]
+            for found in (path, path.with_suffix(".png")):
+                if found.is_file():
+                    return found
+        return None
+
+    def score(self, item: Item, prediction: Path) -> dict[str, float]:
+        source = np.asarray(Image.open(item.files["source"]).convert("RGB"))
+        target = Image.open(prediction).convert("RGB")
+        if target.width != target.height:  # a strip whose last picture is the edit
+            width, height = target.size
+            target = target.crop((width - SIDE, height - SIDE, width, height))
+        target = np.asarray(target)
+        if target.shape != source.shape:
+            raise ValueError(f"it is {target.shape}, its source {source.shape}")
+        mask = decode_mask(item.known["mask"], source.shape[:2])
+        return edit_scores(source, target, mask)
+
+    def summarize(self, scores: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Means over the pictures that have the part; the official code writes "nan" for others."""
+        means = {}
+        for key in self.measures:
+            known = [s[key] for s in scores if not np.isnan(s[key])]
+            means[key] = float(np.mean(known)) if known else float("nan")
+        return means
+
+
+def decode_mask(lengths: Sequence[int], size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    """(H, W) bool from start, length pairs, row by row; the outermost pixels are always set."""
+    flat = np.zeros(size[0] * size[1], bool)
+    for start, length in zip(lengths[::2], lengths[1::2], strict=False):
+        flat[start : start + length] = True
+    mask = flat.reshape(size)
+    mask[[0, -1]] = True
+    mask[:, [0, -1]] = True
+    return mask

@@ -1,0 +1,59 @@
+"""Maps of numbers as pictures for people: depth in a perceptual colour map, errors in another."""
+
+import numpy as np
+
+# Points of matplotlib's viridis and of a dark-to-yellow scale (inferno), interpolated between.
+_VIRIDIS = np.float32(
+    [
+        [68, 1, 84],
+        [72, 40, 120],
+        [62, 74, 137],
+        [49, 104, 142],
+        [38, 130, 142],
+        [31, 158, 137],
+        [53, 183, 121],
+        [109, 205, 89],
+        [180, 222, 44],
+        [253, 231, 37],
+    ]
+)
+_INFERNO = np.float32(
+    [
+        [0, 0, 4],
+        [27, 12, 65],
+        [74, 12, 107],
+        [120, 28, 109],
+        [165, 44, 96],
+        [207, 68, 70],
+        [237, 105, 37],
+        [251, 155, 6],
+        [247, 209, 61],
+        [252, 255, 164],
+    ]
+)
+
+
+def _colored(share: np.ndarray, points: np.ndarray) -> np.ndarray:
+    at = np.clip(np.nan_to_num(share), 0, 1) * (len(points) - 1)
+    low = np.minimum(at.astype(int), len(points) - 2)
+    mixed = points[low] + (at - low)[..., None] * (points[low + 1] - points[low])
+    return np.rint(mixed).astype(np.uint8)
+
+
+def depth_colors(depth: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Depth (H, W) between two ends as uint8 (H, W, 3): near is bright; unknown is black."""
+    known = np.isfinite(depth) & (depth > 0)
+    safe = np.where(known, depth, high)
+    near = (1 / np.clip(safe, low, high) - 1 / high) / max(1 / low - 1 / high, 1e-9)
+    return np.where(known[..., None], _colored(near, _VIRIDIS), np.uint8(0))
+
+
+def error_colors(error: np.ndarray, most: float) -> np.ndarray:
+    """Errors (H, W) from 0 (black) to `most` (bright) as uint8 (H, W, 3)."""
+    return _colored(np.asarray(error, np.float32) / max(most, 1e-9), _INFERNO)
+
+
+def picture_error(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Where two pictures differ, uint8 (H, W, 3): 64 levels are the brightest."""
+    difference = np.abs(np.int16(first) - np.int16(second)).mean(-1)
+    return error_colors(difference, 64.0)
