@@ -15,6 +15,7 @@ from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.readers import ReaderLost, Readers, begin_reader, say_restart
 from onediff_jax.data.rows import Placed, RowPacker
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet, get_task
+from onediff_jax.tasks.prompts import without_caption
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
 _ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
@@ -30,15 +31,28 @@ class Draws:
       clean_share: probability that a bundle shows its direction's given frames clean; otherwise
         every frame has its own noise level, as in the paper.
       caption_dropout: probability of an empty prompt, for classifier-free guidance.
+      token_only_share: probability of a prompt without its caption, for tasks that are asked of a
+        picture alone.
     """
 
     clean_share: float
     caption_dropout: float
+    token_only_share: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not 0 <= getattr(self, field.name) <= 1:
                 raise ValueError(f"{field.name}={getattr(self, field.name)} must be in 0..1")
+        if (both := self.caption_dropout + self.token_only_share) > 1:
+            raise ValueError(f"caption_dropout + token_only_share = {both} must be at most 1")
+
+    def prompt(self, whole: str, drawn: float) -> str:
+        """What is left of a prompt, by a number drawn from 0..1."""
+        if drawn < self.caption_dropout:
+            return ""
+        if drawn < self.caption_dropout + self.token_only_share:
+            return without_caption(whole)
+        return whole
 
 
 class BatchSource:
@@ -94,9 +108,10 @@ class BatchSource:
         task = self._tasks.task(bundle.task)
         direction = task.directions[rng.integers(len(task.directions))]
         generate = task.denoise_mask(direction.name, len(bundle.frames))
-        clean, drop = rng.random(2) < (self._draws.clean_share, self._draws.caption_dropout)
+        clean, drawn = rng.random(2)
+        prompt = self._draws.prompt(bundle.prompt, drawn)
         return Placed(
-            bundle, tuple(map(bool, generate)), bool(clean), "" if drop else bundle.prompt
+            bundle, tuple(map(bool, generate)), bool(clean < self._draws.clean_share), prompt
         )
 
 

@@ -108,8 +108,8 @@ class RowPacker:
             views["token_mask"][f, :count] = True
 
     def _text(self, placed: list[Placed | None]) -> tuple[np.ndarray, np.ndarray]:
-        """Text (n, l, d) and mask (n, l); a prompt that was dropped is the empty one."""
-        known = [p.bundle.text if p and p.prompt else None for p in placed]
+        """Text (n, l, d) and mask (n, l); one that was shortened is encoded anew."""
+        known = [p.bundle.text if p and p.prompt == p.bundle.prompt else None for p in placed]
         prompts = [p.prompt if p and k is None else "" for p, k in zip(placed, known, strict=True)]
         text, mask = self.text_encoder(prompts)
         for slot, embedding in enumerate(known):

@@ -200,7 +200,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         sizes=inputs.sizes,
         depth=inputs.depth,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),
-        draws=Draws(flow.clean_share, config.train.caption_dropout),
+        draws=_make_draws(config),
         graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
         init_params=init_params,
         lora=lora,
@@ -213,6 +213,16 @@ def _cache_bytes(config: ConfigDict) -> float:
     if config.data.name != "world":
         return 0.0
     return config.data.cache_gib * 2**30 / max(config.data.workers, 1)
+
+
+def _make_draws(config: ConfigDict) -> Draws:
+    train = config.train
+    if train.token_only_share and config.text.kind == "cached":
+        raise ValueError(
+            f"train.token_only_share={train.token_only_share}, but text.kind='cached' knows whole "
+            "prompts and the empty one; it must be 0.0, or text.kind another"
+        )
+    return Draws(config.flow.clean_share, train.caption_dropout, train.token_only_share)
 
 
 def _make_lora(config: ConfigDict) -> LoRA | None:
