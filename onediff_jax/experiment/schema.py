@@ -484,6 +484,13 @@ FIELDS = (
         "steps",
         free=True,
     ),
+    Field(
+        "checkpoint.accept_changes",
+        "bool",
+        "Goes on although code, versions, weights or data are others than at the last start.",
+        lacking=False,
+        free=True,
+    ),
     Field("log.every_steps", "int", "Writes metrics that often.", POSITIVE, "steps", free=True),
     Field(
         "log.held_out_at",
