@@ -150,7 +150,14 @@ def _plain(example: RawExample) -> RawExample:
 
 
 def _identity(model: str) -> dict[str, str]:
-    """What tells a model from others."""
+    """What tells a model from others: its content, or the commit that the hub's name stands for."""
     if not Path(model).is_dir():
-        return {"name": model}
+        try:
+            from huggingface_hub import hf_hub_download
+
+            # …/snapshots/COMMIT/config.json; asked of the hub, else of what was fetched before.
+            config = Path(hf_hub_download(model, "config.json"))
+        except (ImportError, ValueError, OSError) as error:
+            raise ValueError(f"{model!r} is no folder, and no model of the hub: {error}") from None
+        return {"name": model, "commit": config.parent.name}
     return {"name": model, "sha256": weights_hash(Path(model), ("*.json", "*.safetensors"))}

@@ -94,6 +94,9 @@ class PairSource:
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
         if indices.start == 0:
+            used = {name for part in self._parts.values() for name in part.values()}
+            rest = "no picture or caption of these folders"
+            files.pass_over_rest(self._path, {*used, *self._repeated}, rest)
             for name in self._repeated:
                 yield BadRecord(name, "duplicate_key", "another picture has this name")
             for name in self._lone_captions():

@@ -58,6 +58,9 @@ class ParquetSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         name, group, first = pick_shard(self._shards, shard)
+        if shard == next(iter(self._shards)):
+            used = {name for name, _, _ in self._shards.values()}
+            files.pass_over_rest(self._path, used, "no Parquet file")
         files.note_whole(files.join(self._folder, name))
         number = first
         if group < 0:

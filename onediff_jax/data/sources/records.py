@@ -13,11 +13,26 @@ from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 from onediff_jax.tasks.own import definitions_of
 from onediff_jax.tasks.roles import get_role
 
+_CONTROLS = tuple(f"control_path_{number}" for number in range(8))  # of one row, in order
+# Role of a condition -> the columns that hold it where a row has several.
+_CONDITIONS: dict[str, tuple[str, ...]] = {
+    "depth": ("annotation_depth", "depth"),
+    "canny": ("annotation_canny", "canny"),
+    "hed": ("annotation_hed", "annotation_edge", "annotation_softedge", "hed"),
+    "pose": ("annotation_openpose", "annotation_pose", "openpose", "pose"),
+    "semanticmap": ("annotation_segmentation", "segmentation"),
+}
 # Role -> the names it goes by, in the order they are tried.
 NAMES: dict[str, tuple[str, ...]] = {
-    "image": ("image", "file_name", "target", "edited_image", "image_path", "path", "file"),
+    "image": (
+        *("image", "file_name", "target", "edited_image", "output_image", "image_path"),
+        *("path", "file"),
+    ),
     "caption": ("caption", "captions", "instruction", "edit_prompt", "prompt", "text"),
-    "source": ("source", "sources", "original_image", "conditioning_image", "condition"),
+    "source": (
+        *("source", "sources", "original_image", "conditioning_image", "condition"),
+        *("input_images", "input_image", "control_path", *_CONTROLS),
+    ),
     "source_caption": ("source_caption", "source_captions"),
     "item": ("item", "subject"),
     "regions": ("regions",),
@@ -32,8 +47,9 @@ class RecordReader:
     Attributes:
       task: name in tasks.TASKS, all but multiview.
       image, caption, source, source_caption, item, group: the field that holds it; None: the first
-        of NAMES[role] that the row has. `source` is the other picture of a pair, or a list of them;
-        `group` the text or number that RawExample.group becomes.
+        of NAMES[role] that the row has, which are those of musubi-tuner, OmniGen2 and Jodi too.
+        `source` is the other picture of a pair, or a list of them; `group` the text or number that
+        RawExample.group becomes.
       require_caption: without one a row is bad; otherwise it is an unlabelled picture.
       keep: further fields that go into the example's extras.
       images: how pictures are decoded.
@@ -93,7 +109,11 @@ class RecordReader:
         if role not in NAMES:
             return (role,)
         chosen = None if role == "regions" else getattr(self, role)
-        return NAMES[role] if chosen is None else (chosen,)
+        if chosen is not None:
+            return (chosen,)
+        frames = get_task(self.task).frames
+        special = _CONDITIONS.get(frames[1], ()) if role == "source" and len(frames) > 1 else ()
+        return (*special, *NAMES[role])
 
     def get(self, row: Mapping[str, Any], role: str) -> Any:
         """The value of a role; None where the row has none.
@@ -101,6 +121,8 @@ class RecordReader:
         Of several fields that could hold a picture, one that looks like a picture goes first:
         `source` may say where a row comes from, `target` may be a number.
         """
+        if role == "source" and self.source is None and row.get(_CONTROLS[0]) is not None:
+            row = {**row, _CONTROLS[0]: [row[n] for n in _CONTROLS if row.get(n) is not None]}
         values = [row[name] for name in self.names(role) if row.get(name) is not None]
         if role in ("image", "source") and len(values) > 1:
             values = [v for v in values if _looks_like_picture(v)] or values
