@@ -14,7 +14,8 @@ from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.readers import ReaderLost, Readers, begin_reader, say_restart
 from onediff_jax.data.rows import Placed, RowPacker
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet, get_task
+from onediff_jax.tasks.prompts import without_caption
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
 _ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
@@ -30,28 +31,42 @@ class Draws:
       clean_share: probability that a bundle shows its direction's given frames clean; otherwise
         every frame has its own noise level, as in the paper.
       caption_dropout: probability of an empty prompt, for classifier-free guidance.
+      token_only_share: probability of a prompt without its caption, for tasks that are asked of a
+        picture alone.
     """
 
     clean_share: float
     caption_dropout: float
+    token_only_share: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not 0 <= getattr(self, field.name) <= 1:
                 raise ValueError(f"{field.name}={getattr(self, field.name)} must be in 0..1")
+        if (both := self.caption_dropout + self.token_only_share) > 1:
+            raise ValueError(f"caption_dropout + token_only_share = {both} must be at most 1")
+
+    def prompt(self, whole: str, drawn: float) -> str:
+        """What is left of a prompt, by a number drawn from 0..1."""
+        if drawn < self.caption_dropout:
+            return ""
+        if drawn < self.caption_dropout + self.token_only_share:
+            return without_caption(whole)
+        return whole
 
 
 class BatchSource:
     """Random access to packed batches: row i takes bundles i·n … i·n + n − 1 of each task group.
 
     Args:
-      groups: per task group an endless random-access dataset of examples, whose `draw(rng)` gives
-        the Encoded of a row.
+      groups: per tray of the layout (the task group, see RowLayout.tray) an endless random-access
+        dataset of examples, whose `draw(rng)` gives the Encoded of a row.
       packer: puts one bundle per slot into a row.
       draws: what is drawn per bundle.
       seed: of those draws.
       batch_size: rows per batch over all processes.
       places: which rows of every batch are read here; None for all.
+      tasks: where the examples' tasks are looked up.
     """
 
     def __init__(
@@ -62,15 +77,16 @@ class BatchSource:
         seed: int,
         batch_size: int,
         places: Sequence[int] | None = None,
+        tasks: TaskSet = BUILT_IN,
     ):
+        self._tasks = tasks
         self._groups, self._packer, self._draws, self._seed = groups, packer, draws, seed
         self._rows, self._places = batch_size, places or range(batch_size)
-        slots = packer.layout.slots
         order: dict[str, int] = {}
-        self._numbers = []  # per slot: its group and its number within the group
-        for slot in slots:
-            self._numbers.append((slot.group, order.get(slot.group, 0)))
-            order[slot.group] = order.get(slot.group, 0) + 1
+        self._numbers = []  # per slot: its tray and its number within the tray
+        for tray in map(packer.layout.tray, packer.layout.slots):
+            self._numbers.append((tray, order.get(tray, 0)))
+            order[tray] = order.get(tray, 0) + 1
         self._per_row = order
 
     def __len__(self) -> int:
@@ -89,12 +105,13 @@ class BatchSource:
         return placed
 
     def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
-        task = get_task(bundle.task)
+        task = self._tasks.task(bundle.task)
         direction = task.directions[rng.integers(len(task.directions))]
         generate = task.denoise_mask(direction.name, len(bundle.frames))
-        clean, drop = rng.random(2) < (self._draws.clean_share, self._draws.caption_dropout)
+        clean, drawn = rng.random(2)
+        prompt = self._draws.prompt(bundle.prompt, drawn)
         return Placed(
-            bundle, tuple(map(bool, generate)), bool(clean), "" if drop else bundle.prompt
+            bundle, tuple(map(bool, generate)), bool(clean < self._draws.clean_share), prompt
         )
 
 
@@ -106,12 +123,16 @@ class Mixture:
 
 
 def mix_groups(
-    sources: Mapping[str, Any], weights: Mapping[str, float], seed: int
+    sources: Mapping[str, Any],
+    weights: Mapping[str, float],
+    seed: int,
+    trays: Mapping[str, str] | None = None,
 ) -> dict[str, grain.MapDataset]:
-    """One endless dataset per task group: shuffled, repeated sources in the proportion of weights.
+    """One endless dataset per tray: shuffled, repeated sources in the proportion of weights.
 
     Args:
       sources: per task a random-access source of examples, or a Mixture of such.
+      trays: per task the tray of its slots, see RowLayout.tray; None: the built-in tasks' groups.
 
     Raises ValueError for a negative weight, or a group whose weights are all zero.
     """
@@ -122,7 +143,8 @@ def mix_groups(
         if weights[name] == 0:
             continue
         dataset = _endless(source, seed + number)
-        groups.setdefault(get_task(name).group, []).append((dataset, weights[name]))
+        tray = get_task(name).group if trays is None else trays[name]
+        groups.setdefault(tray, []).append((dataset, weights[name]))
     return {group: _mixed(members) for group, members in groups.items()}
 
 
@@ -150,6 +172,7 @@ def row_batches(
     workers: int = 0,
     threads: int = 1,
     prefetch: int = 8,
+    tasks: TaskSet = BUILT_IN,
 ) -> "BatchIterator":
     """The local share of every batch, in an order that depends on nothing but the settings.
 
@@ -160,10 +183,11 @@ def row_batches(
         Python runs one thread at a time in each. What `Cached` keeps, each keeps for itself.
       threads: readers in each process; neither number changes the order.
       prefetch: batches kept ready.
+      tasks: where the examples' tasks are looked up.
 
     Raises ValueError when a slot has no task, a group no slot, or the batch no such rows.
     """
-    wanted = {slot.group for slot in packer.layout.slots}
+    wanted = set(map(packer.layout.tray, packer.layout.slots))
     if missing := wanted - set(groups):
         raise ValueError(f"rows have slots for {sorted(missing)}, but no task of data.tasks fits")
     if unused := set(groups) - wanted:
@@ -171,7 +195,8 @@ def row_batches(
     places = tuple(range(batch_size) if places is None else places)
     if not places or not set(places) <= set(range(batch_size)):
         raise ValueError(f"{places=} must be rows of a batch of {batch_size=}")
-    batches = grain.MapDataset.source(BatchSource(groups, packer, draws, seed, batch_size, places))
+    source = BatchSource(groups, packer, draws, seed, batch_size, places, tasks)
+    batches = grain.MapDataset.source(source)
     return BatchIterator(batches, workers, threads, prefetch)
 
 

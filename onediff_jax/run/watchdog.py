@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from onediff_jax import exits
+from onediff_jax.experiment.schema import ON_HANG
 
-ON_HANG = ("report", "exit")
 _TIMES_MEDIAN = 10  # of the same thing's earlier durations
 _KEPT = 50  # durations that the median is of
 # Seconds that are no hang, whatever the median: the first step is compiled, a save may wait for a

@@ -219,6 +219,24 @@ def test_seed_changes_order_and_draws():
     assert any((a["clean"] != b["clean"]).any() for a, b in zip(one, other, strict=True))
 
 
+def test_prompts_without_captions():
+    """A quarter empty, half the token alone; where neither is drawn, and all else, as before."""
+    stream = BatchSource(groups(), PACKER, Draws(0.5, 0.25, 0.5), 0, 4)
+    before = BatchSource(groups(), PACKER, Draws(0.5, 0.25), 0, 4)
+    found = {"": 0, "token": 0, "whole": 0}
+    for row in range(40):
+        for ours, theirs in zip(stream._row(row), before._row(row), strict=True):
+            whole = ours.bundle.prompt
+            token = f"[[{ours.bundle.task}]]"
+            found[{"": "", token: "token", whole: "whole"}[ours.prompt]] += 1
+            assert theirs.prompt in ("", whole) and (ours.prompt == "") == (theirs.prompt == "")
+            np.testing.assert_array_equal(ours.bundle.frames, theirs.bundle.frames)
+            assert (ours.clean, ours.generate) == (theirs.clean, theirs.generate)
+    assert abs(found[""] - 40) < 20 and abs(found["token"] - 80) < 25 and found["whole"] > 20
+    with pytest.raises(ValueError, match=r"caption_dropout \+ token_only_share = 1\.1"):
+        Draws(0.5, 0.5, 0.6)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_draws(share):
     """Caption dropout and clean share are the rates asked for; directions are even."""
