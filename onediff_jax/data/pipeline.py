@@ -96,7 +96,7 @@ class BatchSource:
         first = int(index) * self._rows
         return self._packer.batch([self._row(first + place) for place in self._places])
 
-    def _row(self, row: int) -> list[Placed]:
+    def _row(self, row: int) -> list[Placed | None]:
         rng = np.random.default_rng((self._seed, row))
         placed = []
         for group, number in self._numbers:
