@@ -107,6 +107,9 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50

@@ -160,6 +160,9 @@ def _stage1_256() -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 50000  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50

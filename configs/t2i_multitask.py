@@ -142,6 +142,9 @@ def _tiny() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -278,6 +281,9 @@ def _base() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 20000  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -415,6 +421,9 @@ def _2b8() -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 50000  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from onediff_jax.data.buckets import ASPECTS
-from onediff_jax.data.prepared.plan import SPLITS
+from onediff_jax.data.prepared.split import SPLITS
 from onediff_jax.data.world.layout import LEVELS
 from onediff_jax.flow.times import DISTRIBUTIONS
 from onediff_jax.models.attention.dispatch import IMPLEMENTATIONS
@@ -482,6 +482,13 @@ FIELDS = (
         "One stays for good that often; 0: none.",
         NOT_NEGATIVE,
         "steps",
+        free=True,
+    ),
+    Field(
+        "checkpoint.accept_changes",
+        "bool",
+        "Goes on although code, versions, weights or data are others than at the last start.",
+        lacking=False,
         free=True,
     ),
     Field("log.every_steps", "int", "Writes metrics that often.", POSITIVE, "steps", free=True),

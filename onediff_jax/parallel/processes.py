@@ -94,10 +94,15 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(store.blocking_key_value_get(name, _LONG)) for name in names]
 
 
-def meet() -> None:
-    """Returns when all processes have come here."""
+def meet(name: str | None = None) -> None:
+    """Returns when all processes have come here.
+
+    Args:
+      name: of the meeting, used once; needed outside the main thread, whose calls have an order.
+    """
     if many():
-        distributed.global_state.client.wait_at_barrier(f"onediff/{next(_CALLS)}", _LONG)
+        name = f"onediff/{next(_CALLS) if name is None else name}"
+        distributed.global_state.client.wait_at_barrier(name, _LONG)
 
 
 def check_same(ours: dict[str, Any]) -> None:

@@ -143,9 +143,7 @@ def write_incident(
         "batch": incident.step - 1,  # counted from 0, as BatchSource does
         "kind": incident.kind,
         "action": action,
-        "tasks": {
-            k: {"loss": _json(v), "median": _json(m)} for k, (v, m) in incident.tasks.items()
-        },
+        "tasks": tasks,
         "examples": rows,
     }
     with file.open("a") as opened:

@@ -1,6 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ from onediff_jax.parallel.processes import (
 )
 from onediff_jax.parallel.program import Program
 from onediff_jax.parallel.sharding import on_mesh
-from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.checkpoint import (
+    CHECKPOINTS,
+    CheckpointError,
+    Checkpoints,
+    complete_steps,
+)
 from onediff_jax.run.incidents import (
     Incident,
     LossWatch,
@@ -51,10 +57,11 @@ from onediff_jax.run.metrics import (
 )
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
+from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 from onediff_jax.run.watchdog import Watchdog
-from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
+from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
 
@@ -70,8 +77,17 @@ class NotFiniteError(RuntimeError):
     """Too many steps in a row had a gradient that is not finite."""
 
 
-def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+def train(
+    config: ConfigDict, workdir: str | Path, *, strict: bool = False, accept_changes: bool = False
+) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      strict: raise for a damaged checkpoint instead of going on from the one before.
+      accept_changes: go on although code, versions, weights or data are others than at the last
+        start; `checkpoint.accept_changes` says so once for all.
 
     SIGTERM or Ctrl-C, to any of the processes, saves a checkpoint and returns; a second one ends
     the process at once. Raises ValueError (and its
@@ -81,7 +97,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
-            return _Run(config, workdir, opened).loop()
+            return _Run(config, workdir, opened, strict, accept_changes).loop()
         except BaseException:
             if many():
                 opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
@@ -94,8 +110,15 @@ class _Run:
     `opened` releases what was opened, also when the start itself fails.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path, opened: contextlib.ExitStack):
-        self.config, log = config, config.log
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str | Path,
+        opened: contextlib.ExitStack,
+        strict: bool,
+        accept_changes: bool,
+    ):
+        self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
         with together():
             self.experiment: Experiment = make_experiment(config)
@@ -105,9 +128,15 @@ class _Run:
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config)
+                claimed = Workdir(workdir, config, write=False)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
+                starts = not complete_steps(self.path / CHECKPOINTS)
+                claimed.check_surroundings(
+                    surroundings(self.experiment, starts=starts),
+                    changes,
+                    accept=accept_changes or config.checkpoint.accept_changes,
+                )
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
@@ -121,6 +150,7 @@ class _Run:
             self.path,
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
+            about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
         )
         opened.callback(self.checkpoints.close)
         self.reporter = Reporter(self.path, is_writer=self.is_writer)
@@ -129,6 +159,8 @@ class _Run:
         opened.callback(self.watchdog.close)
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
+        for note in claimed.notes if self.is_writer else ():
+            self.reporter.say(f"workdir: {note}")
         self.reporter.say(f"workdir {self.path}")
         for line in padding_lines(slot_use(self.experiment)):
             self.reporter.say(line)
@@ -158,6 +190,8 @@ class _Run:
         self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
+        if self.is_writer:
+            claimed.begin()
 
     def _work(self) -> Work:
         kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
@@ -180,6 +214,7 @@ class _Run:
                 "storage that all processes share"
             )
         if not seen[0]:
+            self.checkpoints.check_fresh()
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
             )
@@ -192,7 +227,8 @@ class _Run:
             abstract,
             self.shardings._replace(ema=self.ema_shardings),
         )
-        step, state, data = self.checkpoints.restore(wanted)
+        say = self.reporter.say
+        step, state, data = self.checkpoints.restore(wanted, strict=self.strict, say=say)
         named = [
             f"{name}: {old!r} in the checkpoint, {new!r} now"
             for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)

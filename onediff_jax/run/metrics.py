@@ -26,6 +26,7 @@ class Reporter:
         if is_writer:
             from clu import metric_writers  # brings tensorflow: seconds, after all checks
 
+            _end_torn_line(workdir / "metrics.jsonl")
             self._jsonl = (workdir / "metrics.jsonl").open("a")
             self._writer = metric_writers.SummaryWriter(str(workdir))
 
@@ -58,6 +59,17 @@ class Reporter:
         if self._writer is not None:
             self._writer.close()
             self._jsonl.close()
+
+
+def _end_torn_line(file: Path) -> None:
+    """Removes the last line if it lacks its end: a power cut or a full disk tore it."""
+    if not isinstance(file, Path) or not file.exists():
+        return  # objects in a store appear whole
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with file.open("r+b") as opened:
+            opened.truncate(whole)
 
 
 class Results:

@@ -1,6 +1,7 @@
 """Prepared folders as the data of an experiment: checked against its rows, mixed by weight."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -190,7 +191,26 @@ def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
                     f"{first.path} and {other.path} have {what} of different encoders: {ours} and "
                     f"{theirs}"
                 )
+    _agree_on_split([folder for folder, _ in opened])
     return tuple(opened)
+
+
+def _agree_on_split(folders: Sequence[PreparedFolder]) -> None:
+    """What one folder holds out no other trains on; with one rule they agree by themselves."""
+    if len({folder.split_rule for folder in folders}) < 2:
+        return
+    old = [str(folder.path) for folder in folders if not folder.split_rule[0]]
+    if old:
+        logging.warning(
+            "%s were prepared by a version that split by names: a picture that they hold out may "
+            "be trained on from another folder. Prepare them again to have one split",
+            old,
+        )
+    current = [folder for folder in folders if folder.split_rule[0]]
+    places = set().union(*(folder.held_out_places() for folder in current))
+    for folder in current:
+        if left := folder.leave_out(places):
+            logging.info("%s: %d records are held out by other folders", folder.path, left)
 
 
 def sizes_of(

@@ -12,6 +12,7 @@ no machine's names: the same data, prepared again in any way, gives the same fil
     tasks           task → records in "train" and "held_out", fewest and most pictures ("frames"),
                     "sizes" as WIDTHxHEIGHT in pixels
     sizes           WIDTHxHEIGHT → records
+    held_out        the share that was held out: the plan's, or what spares one (split.py)
     records, bytes, enlarged, merged, bad, not_read     counts
     files, index    every file with its bytes and SHA-256
     inputs_sha256   of everything that was read
@@ -20,15 +21,17 @@ no machine's names: the same data, prepared again in any way, gives the same fil
 """
 
 import collections
+import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from onediff_jax.data.prepared.parts import part_file, part_name, read_part, survey
 from onediff_jax.data.prepared.plan import READABLE, Plan
+from onediff_jax.data.prepared.split import share_for
 from onediff_jax.data.prepared.writer import MANIFEST_FILE, PLAN_FILE
 from onediff_jax.data.sources.base import Source
 from onediff_jax.data.sources.report import Report
@@ -133,6 +136,8 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
         "bad": report.counts(),
         "not_read": dict(sorted(collections.Counter(why for _, why in passed).items())),
         "merged": sum(part["merged"] for part in parts),
+        "held_out": max(part["held_out"] for part in parts),
+        "held_out_names": sorted({name for part in parts for name in part["held_out_names"]}),
         "inputs_sha256": text_hash([inputs, [part["content"] for part in parts]]),
         "index": [part["index"] for part in parts],
         "files": files,
@@ -142,6 +147,29 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
     manifest["checksum"] = text_hash(manifest)
     write_json(folder / FILE, manifest, indent=1)
     return manifest
+
+
+def spare_one(folder: Path, plan: Plan) -> tuple[Plan, list[int]]:
+    """What holds out one group or picture where the share took none: the plan with the share that
+    does, and the numbers of the parts to be written again by it; none where one is held out."""
+    shards = plan.source.shards()
+    parts = list(_parts(folder, shards))
+    taken = any(file["split"] == "held_out" for part in parts for file in part["files"])
+    if not plan.spare_one or not plan.held_out or plan.held_out_names or taken:
+        return plan, []
+    places = [[line["place"] for line in read_index(folder / p["index"]["file"])] for p in parts]
+    distinct = {place for part in places for place in part}
+    if len(distinct) < 2:
+        return plan, []
+    lowest = min(distinct)
+    changed = dataclasses.replace(plan, held_out=share_for(lowest))
+    return changed, [number for number, part in enumerate(places) if lowest in part]
+
+
+def read_index(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of an index file: key, file, position and, since version 4, place (split.py)."""
+    with open(file, encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def _count(files: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

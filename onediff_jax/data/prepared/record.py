@@ -44,6 +44,7 @@ class Record:
       texts: embeddings (l, d) bfloat16 of `prompt_choices`, real tokens only; empty when the text
         encoder runs in training.
       extras: further JSON values: the depth normalisation, what the source kept.
+      split_by: split.picture_key of an example that stands alone.
     """
 
     key: str
@@ -56,11 +57,13 @@ class Record:
     group: str | None = None
     texts: tuple[np.ndarray, ...] = ()
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+    split_by: str | None = None
 
     @property
     def split_key(self) -> str:
-        """What decides its side of the split: the group, or the key of one that stands alone."""
-        return self.group or self.key
+        """What decides its side of the split: the group, or the picture of one that stands alone
+        (its key, in folders of versions before 4)."""
+        return self.group or self.split_by or self.key
 
 
 def prompt_of(record: Record, captions: Sequence[str]) -> str:
@@ -110,6 +113,7 @@ def to_bytes(record: Record) -> bytes:
         "frames": len(record.frames),
         "arrays": [[a.dtype.name, *a.shape] for a in arrays],
         "extras": record.extras,
+        "split_by": record.split_by,
     }
     if record.cameras is not None:
         header["cameras"] = {f: getattr(record.cameras, f).tolist() for f in _CAMERA_FIELDS}
@@ -146,6 +150,7 @@ def from_bytes(data: bytes) -> Record:
             cameras=cameras and Cameras(**{f: np.array(cameras[f]) for f in _CAMERA_FIELDS}),
             texts=tuple(arrays[header["frames"] :]),
             extras=header["extras"],
+            split_by=header.get("split_by"),
         )
     except RecordError:
         raise
