@@ -14,7 +14,7 @@ from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.readers import ReaderLost, Readers, begin_reader, say_restart
 from onediff_jax.data.rows import Placed, RowPacker
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet, get_task
 from onediff_jax.tasks.prompts import without_caption
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
@@ -90,13 +90,14 @@ class BatchSource:
     """Random access to packed batches: row i takes bundles i·n … i·n + n − 1 of each task group.
 
     Args:
-      groups: per task group an endless random-access dataset of References; `draw(rng)` of their
-        examples gives the Encoded of a row.
+      groups: per tray of the layout (the task group, see RowLayout.tray) an endless random-access
+        dataset of References; `draw(rng)` of their examples gives the Encoded of a row.
       packer: puts one bundle per slot into a row.
       draws: what is drawn per bundle.
       seed: of those draws.
       batch_size: rows per batch over all processes.
       places: which rows of every batch are read here; None for all.
+      tasks: where the examples' tasks are looked up.
 
     Attributes: left_out, names of examples whose slots stay empty.
     """
@@ -109,16 +110,17 @@ class BatchSource:
         seed: int,
         batch_size: int,
         places: Sequence[int] | None = None,
+        tasks: TaskSet = BUILT_IN,
     ):
+        self._tasks = tasks
         self._groups, self._packer, self._draws, self._seed = groups, packer, draws, seed
         self._rows, self._places = batch_size, places or range(batch_size)
         self.left_out: frozenset[str] = frozenset()
-        slots = packer.layout.slots
         order: dict[str, int] = {}
-        self._numbers = []  # per slot: its group and its number within the group
-        for slot in slots:
-            self._numbers.append((slot.group, order.get(slot.group, 0)))
-            order[slot.group] = order.get(slot.group, 0) + 1
+        self._numbers = []  # per slot: its tray and its number within the tray
+        for tray in map(packer.layout.tray, packer.layout.slots):
+            self._numbers.append((tray, order.get(tray, 0)))
+            order[tray] = order.get(tray, 0) + 1
         self._per_row = order
 
     def __len__(self) -> int:
@@ -146,7 +148,7 @@ class BatchSource:
         return placed
 
     def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
-        task = get_task(bundle.task)
+        task = self._tasks.task(bundle.task)
         direction = task.directions[rng.integers(len(task.directions))]
         generate = task.denoise_mask(direction.name, len(bundle.frames))
         clean, drawn = rng.random(2)
@@ -164,12 +166,16 @@ class Mixture:
 
 
 def mix_groups(
-    sources: Mapping[str, Any], weights: Mapping[str, float], seed: int
+    sources: Mapping[str, Any],
+    weights: Mapping[str, float],
+    seed: int,
+    trays: Mapping[str, str] | None = None,
 ) -> dict[str, grain.MapDataset]:
-    """One endless dataset per task group: shuffled, repeated sources in the proportion of weights.
+    """One endless dataset per tray: shuffled, repeated sources in the proportion of weights.
 
     Args:
       sources: per task a random-access source of examples, or a Mixture of such.
+      trays: per task the tray of its slots, see RowLayout.tray; None: the built-in tasks' groups.
 
     Raises ValueError for a negative weight, or a group whose weights are all zero.
     """
@@ -180,7 +186,8 @@ def mix_groups(
         if weights[name] == 0:
             continue
         dataset = _endless(source, seed + number, name)
-        groups.setdefault(get_task(name).group, []).append((dataset, weights[name]))
+        tray = get_task(name).group if trays is None else trays[name]
+        groups.setdefault(tray, []).append((dataset, weights[name]))
     return {group: _mixed(members) for group, members in groups.items()}
 
 
@@ -209,6 +216,7 @@ def row_batches(
     workers: int = 0,
     threads: int = 1,
     prefetch: int = 8,
+    tasks: TaskSet = BUILT_IN,
 ) -> "BatchIterator":
     """The local share of every batch, in an order that depends on nothing but the settings.
 
@@ -219,10 +227,11 @@ def row_batches(
         Python runs one thread at a time in each. What `Cached` keeps, each keeps for itself.
       threads: readers in each process; neither number changes the order.
       prefetch: batches kept ready.
+      tasks: where the examples' tasks are looked up.
 
     Raises ValueError when a slot has no task, a group no slot, or the batch no such rows.
     """
-    wanted = {slot.group for slot in packer.layout.slots}
+    wanted = set(map(packer.layout.tray, packer.layout.slots))
     if missing := wanted - set(groups):
         raise ValueError(f"rows have slots for {sorted(missing)}, but no task of data.tasks fits")
     if unused := set(groups) - wanted:
@@ -230,7 +239,7 @@ def row_batches(
     places = tuple(range(batch_size) if places is None else places)
     if not places or not set(places) <= set(range(batch_size)):
         raise ValueError(f"{places=} must be rows of a batch of {batch_size=}")
-    source = BatchSource(groups, packer, draws, seed, batch_size, places)
+    source = BatchSource(groups, packer, draws, seed, batch_size, places, tasks)
     return BatchIterator(source, workers, threads, prefetch)
 
 

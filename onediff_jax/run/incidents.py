@@ -46,10 +46,16 @@ class LossWatch:
     Args:
       factor: of the median, above which a loss is outlying.
       state: what `state` returned, to go on from there.
+      tasks: the names that metrics are by.
     """
 
-    def __init__(self, factor: float, state: Mapping[str, Any] | None = None):
-        self._factor = factor
+    def __init__(
+        self,
+        factor: float,
+        state: Mapping[str, Any] | None = None,
+        tasks: Sequence[str] = TASK_NAMES,
+    ):
+        self._factor, self._tasks = factor, tasks
         state = state or {"losses": {}, "limits": {}}
         self._losses = {k: deque(v, maxlen=_WINDOW) for k, v in state["losses"].items()}
         self._limits = dict(state["limits"])
@@ -71,7 +77,7 @@ class LossWatch:
     @property
     def limits(self) -> np.ndarray:
         """Per task the largest mean loss that is not outlying, (tasks,) float32, when set last."""
-        return np.array([self._limits.get(name, np.inf) for name in TASK_NAMES], np.float32)
+        return np.array([self._limits.get(name, np.inf) for name in self._tasks], np.float32)
 
     def see(self, step: int, metrics: Mapping[str, Any], skipped_before: int) -> Incident | None:
         """Takes the metrics of one step; what is wrong with it, if something is.
@@ -80,7 +86,7 @@ class LossWatch:
           skipped_before: metrics["skipped"] of the step before.
         """
         loss, tokens = (np.asarray(metrics[k], np.float64) for k in ("task_loss", "task_tokens"))
-        means = {TASK_NAMES[i]: float(loss[i] / tokens[i]) for i in np.flatnonzero(tokens)}
+        means = {self._tasks[i]: float(loss[i] / tokens[i]) for i in np.flatnonzero(tokens)}
         left_out = int(metrics["skipped"]) > skipped_before
         finite = np.isfinite(float(metrics["grad_norm"])) and np.isfinite(float(metrics["loss"]))
         if finite:

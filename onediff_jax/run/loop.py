@@ -15,6 +15,7 @@ from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.own_tasks import with_own_tasks
 from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
@@ -94,6 +95,7 @@ def train(
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
+    config = with_own_tasks(config)
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
@@ -238,7 +240,7 @@ class _Run:
                 f"checkpoint {step} was trained on another data stream:\n  " + "\n  ".join(named)
             )
         self.batches.seek(data["batches"])
-        self.losses = LossWatch(self.config.train.spike_factor, data.get("losses"))
+        self.losses = self._loss_watch(data.get("losses"))
         self.left_out |= set(data.get("left_out", ()))
         self.batches.leave_out(self.left_out)
         self.clock = Clock(self.first_start, data.get("productive_seconds", 0.0))
@@ -247,7 +249,7 @@ class _Run:
 
     def _start(self) -> TrainState:
         """The state of step 0: initial values, or those of init_from."""
-        self.losses = LossWatch(self.config.train.spike_factor)
+        self.losses = self._loss_watch()
         self.batches.seek(0)
         self.batches.leave_out(self.left_out)
         folder = self.config.init_from
@@ -257,6 +259,9 @@ class _Run:
         params = load_params(folder, self.experiment.model_config, shapes, self.shardings.params)
         self.reporter.say(f"weights and EMA start from {folder}")
         return jax.jit(self._new_state, out_shardings=self.shardings)(params)
+
+    def _loss_watch(self, state: dict[str, Any] | None = None) -> LossWatch:
+        return LossWatch(self.config.train.spike_factor, state, self.experiment.tasks.names)
 
     def _load_frozen(self, shardings: Any) -> Any:
         """Weights that are used and not trained; None where all are."""
@@ -470,7 +475,7 @@ class _Run:
         rates = self.clock.report()  # empty where the only step so far was compiled
         last = results[-1]
         values = {
-            **step_means(results),
+            **step_means(results, self.experiment.tasks.names),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
             **(self.work.rates(rates["steps_per_second"]) if rates else {}),
@@ -511,7 +516,7 @@ class _Run:
             for number, batch in enumerate(self.held_out):
                 found = self.evaluate(params, batch, jax.random.fold_in(key, number))
                 sums = add_sums(sums, jax.device_get(found))
-            values = task_means(sums, "held_out")
+            values = task_means(sums, "held_out", self.experiment.tasks.names)
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")

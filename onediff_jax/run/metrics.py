@@ -110,21 +110,27 @@ class Results:
         return [(number, values) for (number, _), values in zip(found, metrics, strict=True)]
 
 
-def step_means(results: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Losses and padding of several steps together, each mean over all their tokens."""
+def step_means(
+    results: Sequence[dict[str, np.ndarray]], tasks: Sequence[str] = TASK_NAMES
+) -> dict[str, float]:
+    """Losses and padding of several steps together, each mean over all their tokens; `tasks` as in
+    `task_means`."""
     names = ("task_loss", "task_tokens", "valid_tokens", "all_tokens")
     sums = {k: np.sum([np.asarray(r[k], np.float64) for r in results], axis=0) for k in names}
     tokens = sums["task_tokens"].sum()
     return {
         "loss": float(sums["task_loss"].sum() / (tokens or 1.0)),
-        **task_means(sums),
+        **task_means(sums, tasks=tasks),
         "padding": float(1 - sums["valid_tokens"] / sums["all_tokens"]),
     }
 
 
-def task_means(sums: dict[str, np.ndarray], prefix: str = "loss") -> dict[str, float]:
-    """Mean loss per task that had tokens, from the sums of one or more steps."""
-    pairs = zip(TASK_NAMES, sums["task_loss"], sums["task_tokens"], strict=True)
+def task_means(
+    sums: dict[str, np.ndarray], prefix: str = "loss", tasks: Sequence[str] = TASK_NAMES
+) -> dict[str, float]:
+    """Mean loss per task that had tokens, from the sums of one or more steps; `tasks` are the names
+    of all tasks in the order of the sums."""
+    pairs = zip(tasks, sums["task_loss"], sums["task_tokens"], strict=True)
     return {f"{prefix}/{name}": float(s / n) for name, s, n in pairs if n > 0}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import Encoded
-from onediff_jax.data.rows import TASK_NAMES, Placed
+from onediff_jax.data.rows import Placed
 from onediff_jax.experiment.build import DTYPES, Experiment, make_experiment
 from onediff_jax.models.attention.dispatch import choose
 from onediff_jax.parallel.mesh import check_batch, make_mesh
@@ -58,7 +58,7 @@ def lower_train_step(config: ConfigDict, devices: list) -> Program:
     state = jax.eval_shape(lambda: new_state(experiment.init_params(), tx))
     batch = batch_shapes(experiment)
     step, _, _ = sharded_train_step(experiment, tx, schedule, mesh)
-    limits = [jax.ShapeDtypeStruct((len(TASK_NAMES),), np.float32)]
+    limits = [jax.ShapeDtypeStruct((len(experiment.tasks.names),), np.float32)]
     limits = limits if config.train.on_spike == "skip" else []
     lowered = step.lower(state, batch, experiment.frozen_shapes, *limits)
     return Program(experiment, mesh, state, batch, lowered)
