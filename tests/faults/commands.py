@@ -63,7 +63,9 @@ def start(
 ) -> tuple[subprocess.Popen, str]:
     """Starts a command with a fault; the process, and the mark that it and its children carry."""
     mark = uuid.uuid4().hex
-    settings = json.dumps({"watch": str(folder), "at": at, "do": do, "log": str(log)})
+    # An export is written beside its place.
+    watch = folder.parent if command.name == "export" else folder
+    settings = json.dumps({"watch": str(watch), "at": at, "do": do, "log": str(log)})
     environment = os.environ | {"ONEDIFF_FAULTS": mark, "PYTHONPATH": str(root)}
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests/faults/child.py"), settings, command.module]
