@@ -120,8 +120,7 @@ def open_source(format: str, path: str, **options) -> Source:
         raise ValueError(f"format {format!r} needs task")
     classes = values.get("classes")
     if classes is not None and not isinstance(classes, ClassList):
-        load = ClassList.load if isinstance(classes, str) else ClassList.build
-        values["classes"] = load(classes)
+        values["classes"] = _class_list(classes)
     images = ImageReader(**_take(values, readers[ImageReader]))
     arguments = defaults | _take(values, own)
     if "allow_outside" in inspect.signature(source).parameters:
@@ -132,6 +131,15 @@ def open_source(format: str, path: str, **options) -> Source:
     record = _take(values, readers[RecordReader])
     reader = RecordReader(images=images, conditions=conditions, **record)
     return source(path, reader, **arguments)
+
+
+def _class_list(classes: Any) -> ClassList:
+    if isinstance(classes, str):
+        return ClassList.load(classes)
+    try:
+        return ClassList.build(classes)
+    except (BadData, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"classes={classes!r}: {error}") from None
 
 
 _GIVEN = ("path", "reader", "images", "conditions", "names", "whole_folder", "allow_outside")
