@@ -71,5 +71,6 @@ def test_the_page_trains_on_what_it_prepared(folder, monkeypatch):
     config = arguments[0].replace("configs/", f"{ROOT}/configs/")
     assert config.startswith("--config=")
     smaller = ["train.steps=2", "train.batch_rows=2", "optim.warmup_steps=0", "log.sample_every=0"]
+    smaller += ["model.depth=1", "log.held_out_batches=1"]
     smaller += [f"data.tasks.{task}=0.0" for task in NOT_PREPARED]
     run(folder, "main", [config, *arguments[1:], *(f"--config.{field}" for field in smaller)])
