@@ -85,8 +85,7 @@ class ParquetSource:
 
     def _columns(self, present: list[str]) -> list[str]:
         """Only what the task uses is read."""
-        roles = ("image", "caption", "source", "source_caption", "item", "regions", "group")
-        wanted = {name for role in roles for name in self._reader.names(role)}
+        wanted = {name for role in self._reader.roles() for name in self._reader.names(role)}
         return [name for name in present if name in wanted or name in self._reader.keep]
 
     def _example(self, key: str, row: dict) -> RawExample | BadRecord:
