@@ -65,7 +65,7 @@ def test_everything_is_written_for_every_direction(run, tmp_path, capsys):
     values = json.loads((out / "metrics.json").read_text())
     names = [direction.name for _, direction in all_directions()]
     assert list(dict.fromkeys(row["task"] for row in values["rows"])) == names
-    assert all(np.isfinite(row["model"]) for row in values["rows"])
+    assert all(np.isfinite(row["value"]) for row in values["rows"])
     assert values["step"] == 2 and values["settings"]["scenes"] == 2
     assert values["held_out_loss"]["early_step"] == 1
     assert {check["name"] for check in values["required"]} == {
