@@ -148,7 +148,7 @@ class Scores:
             if example.mask[index] or not role.derived or role.needs_mask:
                 continue
             measure = self._measures.setdefault(f"{name} again", measure_of(role, example.known))
-            for variant, picture in (("", made[0]), ("codec", example.truth[0])):
+            for variant, picture in (("", made[0]), ("truth", example.truth[0])):
                 again = role.derive(picture)
                 record = measure.record(again, example.truth[index], example.known)
                 if record is not None:
@@ -199,12 +199,11 @@ class Scores:
             records = self._records[name, ""]
             values = measure.summarize(records)
             intervals = bootstrap(records, measure.summarize, replicates=measure.replicates)
-            others = {
-                variant: measure.summarize(r)
-                for (n, variant), r in self._records.items()
-                if n == name and variant
-            }
-            bound = others.pop("codec", {})
+            others, bounds = {}, {}
+            for (n, variant), kept in self._records.items():
+                if n == name and variant:
+                    side = bounds if variant in ("codec", "truth") else others
+                    side[variant] = measure.summarize(kept)
             for key, value in values.items():
                 found.append(
                     Result(
@@ -217,7 +216,7 @@ class Scores:
                         interval=intervals.get(key),
                         better="lower" if key in measure.lower else "higher",
                         controls={v: s[key] for v, s in others.items() if key in s},
-                        upper_bound={"codec": bound[key]} if key in bound else {},
+                        upper_bound={v: s[key] for v, s in bounds.items() if key in s},
                         steps=self._plan.steps,
                     )
                 )
