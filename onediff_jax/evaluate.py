@@ -31,7 +31,7 @@ from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out
 from onediff_jax.evaluation.scores.table import check_lines, loss_table
 from onediff_jax.evaluation.scoring import Settings
 from onediff_jax.sampling.source import Source, load_source
-from onediff_jax.tasks.definitions import find_direction
+from onediff_jax.sampling.source_tasks import tasks_of_source
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,6 +138,8 @@ def _run(options: argparse.Namespace) -> int:
         tasks = tuple(name.strip() for name in options.tasks.split(",") if name.strip())
         if not tasks:
             raise ValueError("--tasks names no task; leave it out for all")
+        for name in tasks:
+            tasks_of_source(options.source).find_direction(name)
     steps = _numbers(options.steps)
     worlds = [
         Settings(tasks, options.limit or options.scenes, n, options.guidance, options.seed)
@@ -252,7 +254,8 @@ def _losses(source: Source, rows: Sequence[Row]) -> HeldOutLoss | None:
     losses = held_out_loss(source.path / "metrics.jsonl", source.step)
     if losses is None or not rows:
         return None
-    tasks = {find_direction(row.task)[0].name for row in rows}
+    directions = source.experiment.tasks
+    tasks = {directions.find_direction(row.task)[0].name for row in rows}
 
     def only(values):
         return {name: value for name, value in values.items() if name in tasks}

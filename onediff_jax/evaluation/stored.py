@@ -18,12 +18,11 @@ from onediff_jax.data.codec import LightCodec, to_uint8
 from onediff_jax.data.prepared.reader import Decoding, PreparedFolder, Stored
 from onediff_jax.evaluation.results import Result
 from onediff_jax.evaluation.stored_scores import Example, Plan, Scores, Shown, typical_pictures
-from onediff_jax.experiment.build import Experiment
 from onediff_jax.files import replace_file, text_hash
 from onediff_jax.sampling.request import request_of_example
 from onediff_jax.sampling.sampler import Sampler
 from onediff_jax.sampling.source import Source
-from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
+from onediff_jax.tasks.definitions import Task, TaskSet
 from onediff_jax.tasks.prompts import split_token
 from onediff_jax.tasks.roles import get_role
 
@@ -43,7 +42,7 @@ def plans(
 
     Raises ValueError where nothing of the folders can be evaluated, or a direction is unknown.
     """
-    tasks = tasks_of(source.experiment)
+    tasks = source.experiment.tasks
     trained = {n for n, weight in source.experiment.config.data.tasks.items() if weight}
     known = {d.name: t for t, d in tasks.directions() if t.name in trained}
     if unknown := [name for name in directions or () if name not in known]:
@@ -71,11 +70,6 @@ def plans(
     return found, notes
 
 
-def tasks_of(experiment: Experiment) -> TaskSet:
-    """The tasks that an experiment knows."""
-    return getattr(experiment, "tasks", BUILT_IN)
-
-
 def _has_both(task: Task, direction: str) -> bool:
     """Whether a direction is asked with and without its caption: perception and restoration."""
     perceives = task.direction(direction) != task.directions[0]
@@ -97,7 +91,7 @@ class Evaluator:
 
     def __init__(self, source: Source, out: Path, *, guidance: float, seed: int):
         self._source, self._experiment = source, source.experiment
-        self._tasks = tasks_of(source.experiment)
+        self._tasks = source.experiment.tasks
         self._parts, self._guidance, self._seed = out / "parts", guidance, seed
         self._samplers: dict[int, Sampler] = {}
 
@@ -123,12 +117,13 @@ class Evaluator:
         """An example, the same every time."""
         codec = self._experiment.codec
         records = plan.folder.records(plan.task.name, plan.split)
-        room = [s.frames for s in self._experiment.layout.slots if s.group == plan.task.group]
+        room = [slot.frames for slot in self._experiment.slots(plan.task.name)]
         decoding = Decoding(
             LightCodec(),
             plan.folder.pictures.get("scaling_factor"),
             min(room),
             self._experiment.config.text.kind == "cached",
+            tasks=self._tasks,
         )
         record = records[index]
         bundle = Stored(record, decoding).bundle(np.random.default_rng((self._seed, index)))

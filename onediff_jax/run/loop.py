@@ -1,6 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.own_tasks import with_own_tasks
 from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
@@ -31,7 +33,12 @@ from onediff_jax.parallel.processes import (
 )
 from onediff_jax.parallel.program import Program
 from onediff_jax.parallel.sharding import on_mesh
-from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.checkpoint import (
+    CHECKPOINTS,
+    CheckpointError,
+    Checkpoints,
+    complete_steps,
+)
 from onediff_jax.run.metrics import (
     Reporter,
     Results,
@@ -43,9 +50,11 @@ from onediff_jax.run.metrics import (
 )
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
+from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
-from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
+from onediff_jax.run.watchdog import Watchdog
+from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
 
@@ -54,17 +63,28 @@ class NotFiniteError(RuntimeError):
     """Too many steps in a row had a gradient that is not finite."""
 
 
-def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+def train(
+    config: ConfigDict, workdir: str | Path, *, strict: bool = False, accept_changes: bool = False
+) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
 
-    SIGTERM, to any of the processes, saves a checkpoint and returns. Raises ValueError (and its
+    Args:
+      config: of the run.
+      workdir: of the run.
+      strict: raise for a damaged checkpoint instead of going on from the one before.
+      accept_changes: go on although code, versions, weights or data are others than at the last
+        start; `checkpoint.accept_changes` says so once for all.
+
+    SIGTERM or Ctrl-C, to any of the processes, saves a checkpoint and returns; a second one ends
+    the process at once. Raises ValueError (and its
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
+    config = with_own_tasks(config)
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
-            return _Run(config, workdir, opened).loop()
+            return _Run(config, workdir, opened, strict, accept_changes).loop()
         except BaseException:
             if many():
                 opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
@@ -77,8 +97,15 @@ class _Run:
     `opened` releases what was opened, also when the start itself fails.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path, opened: contextlib.ExitStack):
-        self.config, log = config, config.log
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str | Path,
+        opened: contextlib.ExitStack,
+        strict: bool,
+        accept_changes: bool,
+    ):
+        self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
         with together():
             self.experiment: Experiment = make_experiment(config)
@@ -88,9 +115,15 @@ class _Run:
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config)
+                claimed = Workdir(workdir, config, write=False)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
+                starts = not complete_steps(self.path / CHECKPOINTS)
+                claimed.check_surroundings(
+                    surroundings(self.experiment, starts=starts),
+                    changes,
+                    accept=accept_changes or config.checkpoint.accept_changes,
+                )
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
@@ -104,12 +137,17 @@ class _Run:
             self.path,
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
+            about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
         )
         opened.callback(self.checkpoints.close)
         self.reporter = Reporter(self.path, is_writer=self.is_writer)
         opened.callback(self.reporter.close)
+        self.watchdog = Watchdog(log.on_hang)
+        opened.callback(self.watchdog.close)
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
+        for note in claimed.notes if self.is_writer else ():
+            self.reporter.say(f"workdir: {note}")
         self.reporter.say(f"workdir {self.path}")
         for line in padding_lines(slot_use(self.experiment)):
             self.reporter.say(line)
@@ -137,6 +175,8 @@ class _Run:
         self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
+        if self.is_writer:
+            claimed.begin()
 
     def _work(self) -> Work:
         kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
@@ -159,6 +199,7 @@ class _Run:
                 "storage that all processes share"
             )
         if not seen[0]:
+            self.checkpoints.check_fresh()
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
             )
@@ -171,7 +212,8 @@ class _Run:
             abstract,
             self.shardings._replace(ema=self.ema_shardings),
         )
-        step, state, data = self.checkpoints.restore(wanted)
+        say = self.reporter.say
+        step, state, data = self.checkpoints.restore(wanted, strict=self.strict, say=say)
         named = [
             f"{name}: {old!r} in the checkpoint, {new!r} now"
             for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)
@@ -211,7 +253,7 @@ class _Run:
 
     def _held_out_batches(self) -> list[dict[str, jax.Array]]:
         rows, count = self.config.train.batch_rows, self.config.log.held_out_batches
-        stream = self._stream(rows, held_out=True, threads=1, prefetch=1)
+        stream = self._stream(rows, held_out=True, workers=0, threads=1, prefetch=1)
         found = [self.to_devices(next(stream), rows) for _ in range(count)]
         stream.close()
         return found
@@ -233,7 +275,8 @@ class _Run:
             "stream": self.fields,
             "productive_seconds": self.clock.productive,
         }
-        self.checkpoints.save(step, self.state, data)
+        with self.watchdog.waiting_for("a save"):
+            self.checkpoints.save(step, self.state, data)
         self.clock.pause(time.perf_counter() - began)
         self.saved_at, self.saved_step = time.monotonic(), step
 
@@ -246,7 +289,7 @@ class _Run:
         return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
-        """Until the last step or SIGTERM: save, step, log, next batch, evaluate.
+        """Until the last step or a signal: save, step, log, next batch, evaluate.
 
         Everything that the devices need is given to them before anything is fetched from them: a
         step is dispatched, and while it runs the one before is reported and the next batch is read
@@ -267,7 +310,8 @@ class _Run:
                     self._advance(step, batch)
                     step += 1
                     batch = self._read(step)
-                    self.results.settle(ahead=1)
+                    with self.watchdog.waiting_for("a step"):
+                        self.results.settle(ahead=1)
                     self._observe(step)
             except BaseException:
                 with contextlib.suppress(Exception):
@@ -275,8 +319,13 @@ class _Run:
                 raise
             self._log(step)
             self.save(step)
-            self.checkpoints.wait()
-        done = "finished" if step == total else "stopped by SIGTERM, checkpoint saved"
+            with self.watchdog.waiting_for("a save"):
+                self.checkpoints.wait()
+        done = (
+            "finished"
+            if step == total
+            else f"stopped by {stop.reason or 'SIGTERM'}, checkpoint saved"
+        )
         peak = memory_peak_gib()
         self.reporter.say(f"{done} at step {step}; peak memory {peak:.2f} GiB; {self.path}")
         return self.state
@@ -287,7 +336,8 @@ class _Run:
         if step >= train.steps:
             return None
         began = time.perf_counter()
-        batch = next(self.batches)
+        with self.watchdog.waiting_for("the next batch"):
+            batch = next(self.batches)
         if self.results.idle:  # otherwise the devices were busy meanwhile: nothing was lost
             self.clock.wait(time.perf_counter() - began)
         return self.to_devices(batch, train.batch_rows * train.accumulate)
@@ -295,7 +345,8 @@ class _Run:
     def _advance(self, step: int, batch: dict[str, jax.Array]) -> None:
         """Dispatches one step; reports those before it, when due, while it runs."""
         compiled = self.step.compiled
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
+        with annotation, self.watchdog.waiting_for("the start of a step"):
             self.state, metrics = self.step(self.state, batch, self.frozen)
         self.results.add(step + 1, metrics)
         self._log(step)
@@ -316,7 +367,7 @@ class _Run:
         rates = self.clock.report()  # empty where the only step so far was compiled
         last = results[-1]
         values = {
-            **step_means(results),
+            **step_means(results, self.experiment.tasks.names),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
             **(self.work.rates(rates["steps_per_second"]) if rates else {}),
@@ -342,18 +393,24 @@ class _Run:
         if not (evaluate or preview):
             return
         self._log(step)
-        self.results.settle()
+        with self.watchdog.waiting_for("a step"):
+            self.results.settle()
         began = time.perf_counter()
+        with self.watchdog.waiting_for("evaluation"):
+            self._evaluate(step, bool(evaluate), bool(preview))
+        self.clock.pause(time.perf_counter() - began)
+
+    def _evaluate(self, step: int, evaluate: bool, preview: bool) -> None:
+        total = self.config.train.steps
         params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
         if evaluate:
             key, sums = jax.random.key(self.config.seed + 1), None
             for number, batch in enumerate(self.held_out):
                 found = self.evaluate(params, batch, jax.random.fold_in(key, number))
                 sums = add_sums(sums, jax.device_get(found))
-            values = task_means(sums, "held_out")
+            values = task_means(sums, "held_out", self.experiment.tasks.names)
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")
         if preview:
             self.reporter.image(step, "samples", self.preview(params))
-        self.clock.pause(time.perf_counter() - began)

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from onediff_jax.data.layout import RowLayout
-from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.experiment.build import Experiment
 from onediff_jax.flow.path import add_noise, velocity
 from onediff_jax.flow.times import sample_sigmas
@@ -73,14 +72,15 @@ def flow_loss(
     weight = token_weights(batch, experiment)
     tokens = weight.sum() if tokens is None else tokens
     loss = (error * weight).sum() / jnp.where(tokens > 0, tokens, 1.0)
-    return loss, _sums(error * weight, weight, batch, layout)
+    return loss, _sums(error * weight, weight, batch, experiment)
 
 
-def _sums(error: jax.Array, weight: jax.Array, batch: Batch, layout: RowLayout) -> Sums:
+def _sums(error: jax.Array, weight: jax.Array, batch: Batch, experiment: Experiment) -> Sums:
     """What `flow_loss` sums, of weighted errors and weights (r, c, t)."""
+    layout = experiment.layout
     of_slot = jax.nn.one_hot(layout.chunk_slot, len(layout.slots))  # (c, s)
     slot_loss, slot_tokens = error.sum(-1) @ of_slot, weight.sum(-1) @ of_slot
-    of_task = jax.nn.one_hot(batch["task"], len(TASK_NAMES))
+    of_task = jax.nn.one_hot(batch["task"], len(experiment.tasks.names))
     return {
         "task_loss": jnp.einsum("rs,rsk->k", slot_loss, of_task),
         "task_tokens": jnp.einsum("rs,rsk->k", slot_tokens, of_task),

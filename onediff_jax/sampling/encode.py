@@ -33,7 +33,7 @@ def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
         zeros = np.zeros((*(side // codec.factor for side in size), codec.channels), np.float32)
     images, frames, cameras = iter(request.images), [], request.cameras
     if request.from_image:
-        images = iter(derived(request, size))
+        images = iter(derived(request, plan.task, size))
     if cameras is not None and request.camera_size is not None:
         box = centre_crop(request.camera_size, size)
         some = len(cameras)
@@ -52,10 +52,11 @@ def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
     return Encoded(plan.task.name, plan.prompt, frames, request.text)
 
 
-def derived(request: Request, size: tuple[int, int]) -> list[np.ndarray]:
+def derived(request: Request, task: Task, size: tuple[int, int]) -> list[np.ndarray]:
     """The given frames that are made of an ordinary picture, at the size that is generated."""
     image, hole = fit(request.images[0], size), _fit_mask(request.mask, size)
-    return [get_role(role).derive(image, mask=hole) for role in given_roles(request.direction)]
+    roles = given_roles(task, request.direction)
+    return [get_role(role).derive(image, mask=hole) for role in roles]
 
 
 def kept_pixels(

@@ -12,12 +12,7 @@ import numpy as np
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks import prompts
-from onediff_jax.tasks.definitions import (
-    Task,
-    all_directions,
-    find_direction,
-    mask_generating,
-)
+from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet, mask_generating
 from onediff_jax.tasks.roles import get_role
 
 UNIT = 16  # pixels per token side: 8 per latent, 2 latents per token
@@ -76,13 +71,6 @@ class Request:
         """Whether `images` are latents of all given frames."""
         return any(image.dtype != np.uint8 for image in self.images)
 
-    @property
-    def given_images(self) -> int:
-        """How many given pictures `images` stand for."""
-        if not self.from_image or len(self.images) != 1:
-            return len(self.images)
-        return len(given_roles(self.direction))
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -116,38 +104,40 @@ def request_of_example(
     )
 
 
-def given_roles(direction: str) -> list[str]:
+def given_roles(task: Task, direction: str) -> list[str]:
     """The roles of the frames that a direction is given in its shortest bundle, in their order."""
-    task, _ = find_direction(direction)
     mask = task.denoise_mask(direction, task.min_frames)
     roles = zip(task.roles(task.min_frames), mask, strict=True)
     return [role for role, wanted in roles if not wanted]
 
 
-def derivable() -> list[str]:
+def derivable(tasks: TaskSet = BUILT_IN) -> list[str]:
     """The directions whose given frames an ordinary picture is enough to make."""
-    pairs = ((direction.name, given_roles(direction.name)) for _, direction in all_directions())
+    pairs = ((found.name, given_roles(task, found.name)) for task, found in tasks.directions())
     return [name for name, roles in pairs if roles and all(get_role(r).derived for r in roles)]
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, tasks: TaskSet = BUILT_IN) -> Plan:
     """Checks everything that does not depend on the model.
+
+    Args:
+      tasks: where the direction is looked up: those of the source's experiment.
 
     Raises ValueError that names the field, its value and the choices.
     """
-    task, _ = find_direction(request.direction)
+    task, _ = tasks.find_direction(request.direction)
     for name, least in (("seed", 0), ("focal", 1e-6)):
         if not getattr(request, name) >= least:
             raise ValueError(f"{name}={getattr(request, name)} must be at least {least}")
     if request.size and any(side < UNIT or side % UNIT for side in request.size):
         raise ValueError(f"height and width {request.size} must be positive multiples of {UNIT}")
-    _check_from_image(request)
+    _check_from_image(request, task, tasks)
     roles, mask = _frames(request, task)
     _check_given(request, task, roles, mask)
-    return Plan(task, _prompt(request, task), roles, mask)
+    return Plan(task, _prompt(request, task, tasks), roles, mask)
 
 
-def _check_from_image(request: Request) -> None:
+def _check_from_image(request: Request, task: Task, tasks: TaskSet) -> None:
     name = request.direction
     if not request.from_image:
         if request.mask is not None:
@@ -155,14 +145,14 @@ def _check_from_image(request: Request) -> None:
                 "a mask says where an ordinary picture is painted: it needs from_image"
             )
         return
-    if name not in derivable() or request.generate is not None or request.gives_latents:
+    if name not in derivable(tasks) or request.generate is not None or request.gives_latents:
         raise ValueError(
-            f"from_image works for {derivable()}, without a choice of frames. Otherwise give the "
-            f"condition of {name} itself as image"
+            f"from_image works for {derivable(tasks)}, without a choice of frames. Otherwise "
+            f"give the condition of {name} itself as image"
         )
     if len(request.images) != 1:
         raise ValueError(f"from_image takes one image; got {len(request.images)}")
-    needs = any(get_role(role).needs_mask for role in given_roles(name))
+    needs = any(get_role(role).needs_mask for role in given_roles(task, name))
     if (request.mask is not None) != needs:
         raise ValueError("a mask is needed to inpaint an ordinary image, and for nothing else")
     if needs and request.mask.shape != request.images[0].shape[:2]:
@@ -172,9 +162,14 @@ def _check_from_image(request: Request) -> None:
         raise ValueError("mask is black everywhere: nothing is to be painted anew")
 
 
+def _given_images(request: Request, task: Task) -> int:
+    """How many given pictures the request's images stand for."""
+    return len(given_roles(task, request.direction) if request.from_image else request.images)
+
+
 def _frames(request: Request, task: Task) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """How many frames there are, their roles, and which are generated."""
-    name, images = request.direction, request.given_images
+    name, images = request.direction, _given_images(request, task)
     chosen = request.generate
     if request.gives_latents:
         count = images + len(set(chosen or ()))
@@ -218,7 +213,7 @@ def _check_given(request: Request, task: Task, roles, mask) -> None:
         raise ValueError(f"latents of given frames hold the ray maps: {name} takes no cameras too")
     listed = [(i, role) for i, role in given if role != "ray" or request.gives_latents]
     pictures = [f"{role} (frame {i})" for i, role in listed]
-    if len(pictures) != request.given_images:
+    if len(pictures) != _given_images(request, task):
         need = f"needs {len(pictures)}: {', '.join(pictures)}" if pictures else "takes none"
         raise ValueError(f"{len(request.images)} images were given, but {name} {need}")
     if request.cameras is None and len(listed) < len(given):
@@ -227,11 +222,11 @@ def _check_given(request: Request, task: Task, roles, mask) -> None:
         raise ValueError(f"{name} has no cameras (azimuths, elevations, distances)")
 
 
-def _prompt(request: Request, task: Task) -> str:
+def _prompt(request: Request, task: Task, tasks: TaskSet) -> str:
     """The whole prompt."""
     text = request.prompt.strip()
     if text.startswith("[["):
-        named, rest = prompts.split_token(text)
+        named, rest = prompts.split_token(text, tasks)
         if named != task.name:
             raise ValueError(f"the prompt is for {named}, the task is {task.name}: {text!r}")
         if request.regions or request.item or request.sources:
@@ -247,5 +242,10 @@ def _prompt(request: Request, task: Task) -> str:
         if text or sources:  # every source has its place in the prompt, with words or without
             sources += [""] * (len(request.images) - len(sources))
     return prompts.build(
-        task.name, text, regions=request.regions, item=request.item, sources=sources or None
+        task.name,
+        text,
+        regions=request.regions,
+        item=request.item,
+        sources=sources or None,
+        tasks=tasks,
     )

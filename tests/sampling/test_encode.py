@@ -30,8 +30,7 @@ def test_conditions_are_made_from_ordinary_pictures(name):
         hole = np.zeros((60, 90), bool)
         hole[:, 60:] = True
     request = Request(name, images=(picture,), from_image=True, mask=hole)
-    make_plan(request)
-    (made,) = derived(request, (64, 64))
+    (made,) = derived(request, make_plan(request).task, (64, 64))
     assert made.shape == (64, 64, 3) and made.dtype == np.uint8
     middle = made[32, :, 0].astype(int)
     if name in ("canny2image", "hed2img"):  # an edge where the step is, and only there
