@@ -2,6 +2,7 @@
 
     python -m onediff_jax.evaluate --source=WORKDIR|FOLDER --out=DIR [--tasks=image2depth,…]
     python -m onediff_jax.evaluate --predictions=FOLDER --benchmark=NAME:FOLDER --out=DIR
+    python -m onediff_jax.evaluate --compare=DIR,DIR --out=DIR
 
 Writes DIR/metrics.json, DIR/report.md and DIR/report.html, and prints the table. With --check it
 exits with code 1 when something that is required of a trained model does not hold.
@@ -24,12 +25,14 @@ from onediff_jax import exits
 from onediff_jax.evaluation.benchmarks.depth import ALIGNMENTS
 from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS, benchmark_of
 from onediff_jax.evaluation.benchmarks.scoring import score_predictions
+from onediff_jax.evaluation.compare import compare
 from onediff_jax.evaluation.of_model import Found, on_benchmarks, on_folders, on_world
 from onediff_jax.evaluation.report import FILES, Report, table, write_report
 from onediff_jax.evaluation.scores.case import Row
 from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out_loss
 from onediff_jax.evaluation.scores.table import check_lines, loss_table
 from onediff_jax.evaluation.scoring import Settings
+from onediff_jax.files import replace_file
 from onediff_jax.sampling.source import Source, load_source
 from onediff_jax.sampling.source_tasks import tasks_of_source
 
@@ -46,6 +49,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--source", help="workdir of a run, or an exported folder")
     add("--out", required=True, help="folder for metrics.json, report.md and report.html")
+    add("--compare", help="folders of evaluations, with commas: paired differences to the first")
     add("--predictions", help="files of any system in the benchmark's layout, instead of --source")
     add(
         "--benchmark",
@@ -80,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.limit is not None and options.limit <= 0:
             raise ValueError(f"--limit={options.limit} must be positive")
+        if options.compare is not None:
+            return _compare(options)
         if options.predictions is not None:
             return _score_files(options)
         if options.source is None:
@@ -88,6 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exits.of_error(error).code
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """--compare: evaluations that are there, side by side."""
+    folders = [Path(part) for part in _listed(options.compare)]
+    found = compare(folders)
+    out = _writable(Path(options.out))
+    replace_file(out / "compare.md", (found + "\n").encode())
+    print(f"{found}\n\nwrote compare.md in {out}")
+    return 0
 
 
 def _score_files(options: argparse.Namespace) -> int:
@@ -120,7 +136,6 @@ def _score_files(options: argparse.Namespace) -> int:
         "ema": None,
         "settings": settings,
         "missing": {part.rows[0].data: part.missing for part in scored if part.missing},
-        "items": {part.rows[0].data: part.per_item for part in scored if part.per_item},
         "seconds": round(seconds, 1),
     }
     write_report(

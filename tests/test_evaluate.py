@@ -123,7 +123,7 @@ def exit_code(arguments):
         ({"ema": "perhaps"}, "'perhaps' must be true or false"),
         ({"out": "/dev/null/out"}, "out /dev/null/out cannot be written"),
         ({"task": "depth2image"}, "unrecognized arguments: --task=depth2image"),
-        ({"source": None}, "required: --source"),
+        ({"source": None}, "give --source"),
     ],
 )
 def test_bad_input_is_one_message(changed, message, tmp_path, capsys):

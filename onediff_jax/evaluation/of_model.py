@@ -49,7 +49,7 @@ def on_world(source: Source, settings: Sequence[Settings]) -> Found:
     for each in settings:
         evaluation = evaluate(source, each)
         for row in evaluation.rows:
-            n, interval = evaluation.spread.get((row.task, row.metric), (each.scenes, None))
+            n, interval, items = evaluation.spread[row.task, row.metric]
             found.rows.append(
                 Result(
                     task=row.task,
@@ -63,6 +63,7 @@ def on_world(source: Source, settings: Sequence[Settings]) -> Found:
                     controls=row.controls,
                     upper_bound=row.ceilings,
                     steps=each.steps,
+                    items=items,
                 )
             )
         found.world, found.sheet = evaluation.rows, evaluation.sheet
@@ -102,9 +103,12 @@ def on_folders(
             if not rows:
                 name = plan.direction.name
                 found.notes.append(f"{name} on {plan.label}: shown only, many pictures are right")
+            if plan.steps != max(steps) or not plan.caption:
+                continue  # its numbers are in the table; its pictures are alike
             for kind, examples in shown.items():
                 title = f"{plan.direction.name} on {plan.label}, {plan.steps} steps: {_KINDS[kind]}"
                 found.galleries.append(gallery(title, examples))
+    found.notes = list(dict.fromkeys(found.notes))
     names = ", ".join(str(path) for path in folders)
     found.facts = [f"{split} examples of {names}, at most {limit} each"]
     return found

@@ -57,6 +57,10 @@ class Settings:
             raise ValueError(f"seed={self.seed} must not be negative")
 
 
+# Examples, the interval, and scene → its own value.
+Spread = tuple[int, tuple[float, float] | None, dict[str, float]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What was found.
@@ -64,13 +68,13 @@ class Evaluation:
     Attributes:
       rows: of the table.
       sheet: a contact sheet uint8 (H, W, 3).
-      spread: (task, metric) → examples, and the bootstrap interval of the value.
+      spread: (task, metric) → examples, the bootstrap interval of the value, and each scene's own.
       shown: direction → examples for the report.
     """
 
     rows: list[Row]
     sheet: np.ndarray
-    spread: dict[tuple[str, str], tuple[int, tuple[float, float] | None]]
+    spread: dict[tuple[str, str], Spread]
     shown: dict[str, list[Shown]]
 
 
@@ -124,26 +128,27 @@ def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Eval
 
 def _spread(
     name: str, rows: Sequence[Row], cases: Sequence[Case], one: Callable[..., list[Row]]
-) -> dict[tuple[str, str], tuple[int, tuple[float, float] | None]]:
+) -> dict[tuple[str, str], Spread]:
     """Per row how many examples it rests on, and its interval: that of its examples' own values,
     about the value of the set."""
-    found: dict[tuple[str, str], tuple[int, tuple[float, float] | None]] = {}
-    values: dict[str, list[float]] = {}
-    for case in cases:
+    found: dict[tuple[str, str], Spread] = {}
+    values: dict[str, dict[str, float]] = {}
+    for scene, case in enumerate(cases):
         try:
             alone = one(cases=[case])
         except ValueError:  # nothing to measure in this one
             continue
         for row in alone:
             if np.isfinite(row.model):
-                values.setdefault(row.metric, []).append(row.model)
+                values.setdefault(row.metric, {})[f"scene {scene}"] = row.model
     for row in rows:
-        own = np.array(values.get(row.metric, []))
+        items = values.get(row.metric, {})
+        own = np.array(list(items.values()))
         interval = bootstrap_means(own)
         if interval is not None:
             shift = row.model - own.mean()
             interval = (interval[0] + shift, interval[1] + shift)
-        found[name, row.metric] = (len(own) or len(cases), interval)
+        found[name, row.metric] = (len(own) or len(cases), interval, items)
     return found
 
 

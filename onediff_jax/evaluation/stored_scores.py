@@ -76,6 +76,7 @@ class Scores:
         self._plan, self._typical = plan, typical
         self._records: dict[tuple[str, str], list[Any]] = {}  # (what, variant) → records
         self._measures: dict[str, FrameMeasure] = {}
+        self._own: dict[str, dict[str, dict[str, float]]] = {}  # what → example → its numbers
         self._last: dict[tuple, tuple[np.ndarray, ...]] = {}  # shapes → frames made for another
         self._count = 0
         self._best: list[Shown] = []
@@ -104,9 +105,12 @@ class Scores:
                 if record is None:
                     continue
                 self._records.setdefault((name, variant), []).append(record)
-                if variant == "" and score is None:
-                    metric, score = next(iter(measure.summarize([record]).items()))
-                    better = "lower" if metric in measure.lower else "higher"
+                if variant == "":
+                    own = measure.summarize([record])
+                    self._own.setdefault(name, {})[f"{example.index} {example.key}"] = own
+                    if score is None:
+                        metric, score = next(iter(own.items()))
+                        better = "lower" if metric in measure.lower else "higher"
         self._agreement(example, made)
         self._last[shapes] = made
         self._keep(example, made, score, metric, better)
@@ -218,6 +222,7 @@ class Scores:
                         controls={v: s[key] for v, s in others.items() if key in s},
                         upper_bound={v: s[key] for v, s in bounds.items() if key in s},
                         steps=self._plan.steps,
+                        items={k: v[key] for k, v in self._own.get(name, {}).items() if key in v},
                     )
                 )
         return found
