@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -72,28 +71,55 @@ def notice(text: str) -> str:
     return f'<p class="notice">{html.escape(text)}</p>' if text else ""
 
 
-def frusta(cameras: Cameras, file: Path) -> Path:
-    """Writes cameras as pyramids, their tips at the cameras and their bases what they see (.obj).
+def frusta(cameras: Cameras, turn: float = 30.0) -> str:
+    """Cameras as pyramids in perspective, as SVG: their tips at the cameras, their bases towards
+    what they see.
 
-    World units; the first camera is the origin. Faces have two sides, so that all are seen.
+    Args:
+      cameras: in the frame of the first, whose view is "ahead" and whose up is up.
+      turn: degrees by which one walks around them.
     """
-    reach = 0.25 * max(float(np.ptp(cameras.centres, axis=0).max()), 0.4)
-    vertices, faces = [], []
+    segments = _pyramids(cameras)
+    middle = segments.reshape(-1, 3).mean(0)
+    reach = np.abs(segments - middle).max() or 1.0
+    points = (segments - middle) / reach * [-1, 1, 1]  # the world has x to the left
+    around, above = np.deg2rad(turn), np.deg2rad(25.0)
+    x = points[..., 0] * np.cos(around) + points[..., 2] * np.sin(around)
+    deep = -points[..., 0] * np.sin(around) + points[..., 2] * np.cos(around)
+    y = points[..., 1] * np.cos(above) + deep * np.sin(above)
+    deep = deep * np.cos(above) - points[..., 1] * np.sin(above)
+    scale = 240 / (4 + deep)
+    x, y = x * scale, -y * scale
+    lines = []
+    for camera in range(len(cameras)):
+        hue = round(360 * camera / len(cameras))
+        ends = zip(x[camera].tolist(), y[camera].tolist(), strict=True)
+        lines += [
+            f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" '
+            f'stroke="hsl({hue} 80% 50%)" />'
+            for (x0, x1), (y0, y1) in ends
+        ]
+        tip = f'x="{x[camera, 0, 0]:.1f}" y="{y[camera, 0, 0] - 4:.1f}"'
+        lines.append(f"<text {tip}>{camera}</text>")
+    return (
+        '<svg class="frusta" viewBox="-110 -90 220 180" role="img" aria-label="cameras in space">'
+        f"{''.join(lines)}</svg>"
+    )
+
+
+def _pyramids(cameras: Cameras) -> np.ndarray:
+    """(N, 10, 2, 3) the edges of a pyramid per camera, with a roof that says which way is up."""
+    reach = 0.3 * max(float(np.ptp(cameras.centres, axis=0).max()), 0.4)
+    found = []
     for index in range(len(cameras)):
         half = reach / cameras.focal[index]
-        corners = [[sx * half[0], sy * half[1], reach] for sx, sy in _CORNERS]
-        points = np.vstack([[[0.0, 0.0, 0.0]], corners])
+        base = [[sx * half[0], sy * half[1], reach] for sx, sy in _CORNERS]
+        top = [0.0, 1.4 * half[1], reach]
+        points = np.array([[0.0, 0.0, 0.0], *base, top])
         world = points @ cameras.R[index].T + cameras.centres[index]
-        first = len(vertices) + 1
-        # The world has x left and z ahead; viewers want x right and z towards them.
-        vertices += (world * [-1, 1, -1]).tolist()
-        for a, b in ((1, 2), (2, 3), (3, 4), (4, 1)):
-            faces += [(first, first + a, first + b), (first, first + b, first + a)]
-        faces += [(first + 1, first + 3, first + 2), (first + 1, first + 4, first + 3)]
-    lines = [f"v {x:.5f} {y:.5f} {z:.5f}" for x, y, z in vertices]
-    lines += [f"f {a} {b} {c}" for a, b, c in faces]
-    file.write_text("\n".join(lines) + "\n")
-    return file
+        found.append(world[_EDGES])
+    return np.stack(found)
 
 
 _CORNERS = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+_EDGES = np.array([(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1), (1, 5), (2, 5)])

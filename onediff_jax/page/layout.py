@@ -30,6 +30,8 @@ CSS = """
 .dome line {stroke: currentColor; opacity: .4}
 .dome circle.given {fill: #4b7} .dome circle.new {fill: #f80}
 .dome text {font-size: 10px; text-anchor: middle; fill: #000}
+.frusta {width: 100%; max-width: 420px}
+.frusta text {font-size: 9px; fill: currentColor}
 .notice {opacity: .8}
 """
 
@@ -153,16 +155,20 @@ class Page:
             self.azimuths = gr.Textbox("0, 30, 60", label="Degrees around, of every view")
             self.dome = gr.HTML()
             self.focal = gr.Number(1.3887, label="Focal length, in image sides")
-            self.cameras = gr.File(label="Or a transforms.json", file_types=[".json"])
+            self.cameras = gr.File(label="Or a transforms.json", file_types=[".json"], height=100)
 
     def _outputs(self) -> None:
-        self.given = gr.Gallery(label="Given", columns=4, height=180, elem_id="given")
+        self.given = gr.Gallery(
+            label="Given", columns=4, fit_columns=False, elem_id="given", object_fit="contain"
+        )
         self.state = gr.HTML(elem_id="state")
         self.results = gr.Gallery(
             label="Generated", columns=3, elem_id="results", format="png", object_fit="contain"
         )
         self.depth = gr.HTML(elem_id="depth")
-        self.scene3d = gr.Model3D(label="Cameras", visible=False, elem_id="cameras", height=320)
+        self.found = gr.State()
+        self.space = gr.HTML(elem_id="cameras")
+        self.walk = gr.Slider(0, 360, 30, step=5, label="Walk around the cameras", visible=False)
         self.downloads = gr.File(label="Download", visible=False, elem_id="downloads")
 
     def _connect(self) -> None:
@@ -205,7 +211,11 @@ class Page:
             [self.parts[name] for name in filled],
             show_progress="hidden",
         )
-        outputs = [self.given, self.state, self.results, self.depth, self.scene3d, self.downloads]
+        outputs = [
+            *(self.given, self.state, self.results, self.depth),
+            *(self.found, self.space, self.walk, self.downloads),
+        ]
+        self.walk.change(self._walked, [self.found, self.walk], [self.space], **quick)
         running = self.run.click(
             self._generate, form, outputs, concurrency_limit=1, show_progress="hidden"
         )
@@ -312,7 +322,7 @@ class Page:
         with _plain_errors():
             form = self._form(editor, *values)
             hidden = gr.update(visible=False)
-            yield [[], drawings.notice("starting"), [], "", hidden, hidden]
+            yield [[], drawings.notice("starting"), [], "", None, "", hidden, hidden]
             for step, results, files in self._studio.generate(form):
                 yield self._shown(form, step, results, files)
 
@@ -332,20 +342,23 @@ class Page:
         ]
         if not files:
             state = drawings.notice(f"step {step} of {form.steps}")
-            return [given, state, pictures, "", gr.update(visible=False), gr.update(visible=False)]
+            hidden = gr.update(visible=False)
+            return [given, state, pictures, "", None, "", hidden, hidden]
         depth = "".join(self._depths(results))
-        scene = gr.update(visible=False)
-        if first.plan.task.rays:
-            target = files[0].with_suffix(".obj")
-            scene = gr.update(visible=True, value=str(self._frusta(first, target)))
-        state = drawings.notice("; ".join(first.notes))
+        cameras = None
+        if first.plan.task.rays:  # those that were found, or those that were asked for
+            rays = [f for f, role in enumerate(first.plan.roles) if role == "ray"]
+            found = any(first.plan.generate[f] for f in rays)
+            cameras = first.cameras() if found else first.request.cameras
+        space = "" if cameras is None else drawings.frusta(cameras)
+        walk = gr.update(visible=cameras is not None, value=30)
+        state = drawings.notice("; ".join([f"finished after {form.steps} steps", *first.notes]))
         names = [str(file) for file in files]
-        return [given, state, pictures, depth, scene, gr.update(visible=True, value=names)]
+        shown = gr.update(visible=True, value=names)
+        return [given, state, pictures, depth, cameras, space, walk, shown]
 
-    def _frusta(self, result: Generated, file) -> Any:
-        found = result.plan.generate[1]  # a ray map
-        cameras = result.cameras() if found else result.request.cameras
-        return drawings.frusta(cameras, file)
+    def _walked(self, cameras: Any, turn: float) -> str:
+        return "" if cameras is None else drawings.frusta(cameras, turn)
 
     def _depths(self, results: Sequence[Generated]) -> Iterator[str]:
         unit = "units" if self._studio.has_examples else "m"

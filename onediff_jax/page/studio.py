@@ -105,12 +105,16 @@ class Studio:
     def __init__(self, path: str | Path, *, ema: bool = True, limits: Limits | None = None):
         self.path, self.limits = Path(path), limits or Limits()
         self._ema, self._loading, self._running = ema, threading.Lock(), threading.Lock()
+        self._closed = threading.Event()
         self._source = api.load(path, ema=ema)
         self.folder = Path(tempfile.mkdtemp(prefix="onediff-page-"))
         self._results: collections.deque[Path] = collections.deque()
 
     def close(self) -> None:
-        """Removes every file that was written."""
+        """Ends what is being generated, and removes every file that was written."""
+        self._closed.set()
+        if self._running.acquire(timeout=60):  # at most a step, or a program being compiled
+            self._running.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -242,7 +246,7 @@ class Studio:
 
         def steps(iterable):
             for item in iterable:
-                if left.is_set() or time.monotonic() > ends:
+                if left.is_set() or self._closed.is_set() or time.monotonic() > ends:
                     raise TooLong(f"ended after {self.limits.seconds:.0f} s: ask for less")
                 yield item
 

@@ -100,12 +100,14 @@ def test_a_generation_ends_at_its_limit_of_time(studio, monkeypatch):
         list(studio.generate(Form("text2image", "a cube", steps=2)))
 
 
-def test_frusta_stand_where_the_cameras_do(tmp_path):
+def test_cameras_in_space_are_seen_from_all_sides():
     cameras = orbit_cameras([0, 90], 0, 2.0)
-    lines = drawings.frusta(cameras, tmp_path / "cameras.obj").read_text().splitlines()
-    vertices = np.array([line.split()[1:] for line in lines if line[0] == "v"], float)
-    assert len(vertices) == 10 and sum(line[0] == "f" for line in lines) == 20
-    np.testing.assert_allclose(vertices[[0, 5]], cameras.centres * [-1, 1, -1], atol=1e-4)
+    drawn = [drawings.frusta(cameras, turn) for turn in (0, 90, 360)]
+    assert drawn[0].count("<line") == 20 and drawn[0].count("<text") == 2
+    assert drawn[0] == drawn[2] != drawn[1]
+    # The second camera stands to the right of the first one's view, as one sees from behind.
+    places = [float(part.split('"')[1]) for part in drawn[0].split("<text ")[1:]]
+    assert places[0] < places[1]
 
 
 def test_nothing_in_a_message_is_html():
