@@ -307,4 +307,4 @@ def _later(hashes: array.array) -> tuple[np.ndarray, np.ndarray]:
 def _holds(values: np.ndarray, value: int) -> bool:
     """Whether sorted values hold one."""
     place = np.searchsorted(values, np.asarray(value, values.dtype))
-    return place < len(values) and values[place] == value
+    return bool(place < len(values) and values[place] == value)
