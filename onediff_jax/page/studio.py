@@ -20,7 +20,7 @@ from onediff_jax.sampling.read import FileReader, cameras_of
 from onediff_jax.sampling.request import FOCAL, Plan, Request, make_plan
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks import colors
-from onediff_jax.tasks.definitions import BUILT_IN, Direction, Task, TaskSet
+from onediff_jax.tasks.definitions import Direction, Task, TaskSet
 
 _KEPT = 64  # results whose files stay
 
@@ -190,7 +190,7 @@ class Studio:
 
     @property
     def _tasks(self) -> TaskSet:
-        return getattr(self._source.experiment, "tasks", BUILT_IN)
+        return self._source.experiment.tasks
 
     def find(self, direction: str) -> tuple[Task, Direction]:
         """The task and direction of that name."""

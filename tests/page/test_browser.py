@@ -47,7 +47,8 @@ def address(tmp_path_factory):
         yield f"http://127.0.0.1:{port}"
         served.terminate()
         assert served.wait(30) == 0
-    assert "Traceback" not in log.read_text()
+    text = log.read_text()
+    assert "Traceback" not in text, text[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,10 @@ def choose(page, direction):
 
 def generated(page):
     """Clicks Generate and waits for the files."""
+    files = "(document.querySelector('#downloads a') || {href: ''}).href"
+    before = page.evaluate(files)
     page.locator("#run").click()
-    page.wait_for_selector("#downloads a", timeout=WAIT, state="hidden")
-    page.wait_for_selector("#downloads a", timeout=WAIT, state="visible")
+    page.wait_for_function(f"{files} && {files} != '{before}'", timeout=WAIT)
     return page.locator("#results img").count()
 
 
