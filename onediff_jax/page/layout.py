@@ -377,7 +377,7 @@ class _plain_errors:
 
     def __exit__(self, kind, error, traceback) -> None:
         if isinstance(error, ValueError | OSError):
-            raise gr.Error(html.escape(str(error)), duration=20) from error
+            raise gr.Error(html.escape(str(error)), duration=20, print_exception=False) from None
 
 
 def _painted(editor: dict | None) -> np.ndarray | None:
