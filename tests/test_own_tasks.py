@@ -124,6 +124,29 @@ def test_the_world_draws_tasks_of_known_roles():
     assert "depth_norm" in bundle.truth and set(np.unique(bundle.frames[2])) == {0, 255}
 
 
+def test_several_sources_of_an_edit(tmp_path):
+    """A list of sources in a table; none is lost on the way into a slot that is long enough."""
+    data = Files(tmp_path / "data")
+    for index in range(6):
+        data.write(f"{index}.png", photo(index, 32, 32))
+    rows = [
+        {"image": f"{i}.png", "source": [f"{i + 1}.png", f"{i + 2}.png"], "instruction": "swap"}
+        for i in range(4)
+    ]
+    data.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    source = open_source("table", data.path("rows.jsonl"), task="image_editing")
+    prepare(tmp_path / "edits", Plan(source, Fitting((), ("1:1",), 4), 0.0, 0.0))
+    config = config_of(tmp_path / "edits")
+    assert config.rows == (("i2i", 1, 3, 4),)
+    bundle = make_experiment(config).bundles("image_editing")[1]
+    assert bundle.prompt == "[[image_editing]] swap"
+    for frame, index in zip(bundle.frames, (1, 2, 3), strict=True):
+        np.testing.assert_array_equal(frame, photo(index, 32, 32))
+    config.rows = (("i2i", 1, 2, 4),)
+    with pytest.raises(ValueError, match=r"examples of 3 frames.*add \('i2i', 1, 3, 4\) to rows"):
+        make_experiment(config)
+
+
 @pytest.mark.slow
 def test_from_training_to_the_export(folders, tmp_path):
     """Nothing of it is code: the run and the export know the task without its folder."""
