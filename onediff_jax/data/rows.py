@@ -65,7 +65,7 @@ class RowPacker:
             if len(placed) != len(slots):
                 raise ValueError(f"{len(placed)} bundles for {len(slots)} slots")
         flat = [item for placed in rows for item in placed]
-        channels = next(p for p in flat if p is not None).bundle.frames[0].shape[-1]
+        channels = next((p.bundle.frames[0].shape[-1] for p in flat if p), 16)
         grid, each = (len(rows), layout.chunks, layout.chunk), (len(rows), len(slots))
         tasks = [self._numbers[p.bundle.task] if p else 0 for p in flat]
         batch = {

@@ -101,12 +101,13 @@ class Results:
         if len(self._waiting) > ahead:
             jax.block_until_ready(self._waiting[-1 - ahead][1]["loss"])
 
-    def fetch(self, step: int) -> list[dict[str, np.ndarray]]:
-        """Takes the metrics of the steps up to `step`, in order, in one transfer."""
+    def fetch(self, step: int) -> list[tuple[int, dict[str, np.ndarray]]]:
+        """Takes the metrics of the steps up to `step`, each with its number, in one transfer."""
         found = []
         while self._waiting and self._waiting[0][0] <= step:
-            found.append(self._waiting.popleft()[1])
-        return jax.device_get(found)
+            found.append(self._waiting.popleft())
+        metrics = jax.device_get([metrics for _, metrics in found])
+        return [(number, values) for (number, _), values in zip(found, metrics, strict=True)]
 
 
 def step_means(

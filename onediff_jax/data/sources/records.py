@@ -111,7 +111,7 @@ class RecordReader:
         chosen = None if role == "regions" else getattr(self, role)
         if chosen is not None:
             return (chosen,)
-        frames = get_task(self.task).frames
+        frames = self.definition.frames
         special = _CONDITIONS.get(frames[1], ()) if role == "source" and len(frames) > 1 else ()
         return (*special, *NAMES[role])
 
