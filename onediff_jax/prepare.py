@@ -26,6 +26,7 @@ from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.split import read_names
 from onediff_jax.data.prepared.workers import WorkerLost
 from onediff_jax.data.prepared.writer import plan_hash
+from onediff_jax.data.sources.base import BadData
 from onediff_jax.data.sources.report import TooManyBadRecords
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 from onediff_jax.tasks.own import load_own_tasks
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(exits.INTERRUPTED.code)
-    except (TooManyBadRecords, ImportError, csv.Error) as error:
+    except (TooManyBadRecords, ImportError, BadData, csv.Error) as error:
         sys.exit(f"error: {error}")
     except (ValueError, OSError, WorkerLost) as error:
         exits.fail(error)
@@ -118,7 +119,8 @@ def _prepare() -> None:
         manifest.begin(folder, fields)
         shards = plan.source.shards()
         left = parts.survey(folder, shards, plan.source, plan_hash(folder))
-        print(*parts.describe_left(left, len(shards)), sep="\n", end="\n" * bool(left))
+        for line in parts.describe_left(left, len(shards)):
+            print(line)
         print(f"{len(shards)} parts, {len(shards) - len(left)} of them done; writing to {folder}")
         if _RUNNER.value == "local":
             local.run(plan, encoders, folder, _WORKERS.value, list(left))

@@ -130,8 +130,7 @@ def open_source(
         raise ValueError(f"format {format!r} needs task")
     classes = values.get("classes")
     if classes is not None and not isinstance(classes, ClassList):
-        load = ClassList.load if isinstance(classes, str) else ClassList.build
-        values["classes"] = load(classes)
+        values["classes"] = _class_list(classes)
     images = ImageReader(**_take(values, readers[ImageReader]))
     arguments = defaults | _take(values, own)
     if "allow_outside" in inspect.signature(source).parameters:
@@ -144,6 +143,15 @@ def open_source(
         images=images, conditions=conditions, tasks=tasks, annotated=annotated, **record
     )
     return source(path, reader, **arguments)
+
+
+def _class_list(classes: Any) -> ClassList:
+    if isinstance(classes, str):
+        return ClassList.load(classes)
+    try:
+        return ClassList.build(classes)
+    except (BadData, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"classes={classes!r}: {error}") from None
 
 
 _GIVEN = (

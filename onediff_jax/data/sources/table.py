@@ -161,7 +161,8 @@ class TableSource:
         root = files.parent(files.join(self._folder, name)) if self._root is None else self._root
         top = self._folder if self._root is None else self._root
         path = files.find_below(root, value, top=top, allow_outside=self._outside)
-        if "." not in posixpath.basename(path) and not files.is_file(path):
+        bare = "." not in posixpath.basename(path) and not files.is_remote(path)
+        if bare and not files.is_file(path):
             path = next((path + s for s in PICTURES if files.is_file(path + s)), path)
         return files.read_bytes(path)
 
