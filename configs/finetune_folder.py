@@ -5,13 +5,26 @@
         --tasks=text2image,deblurring,image_inpainting,super_resolution,canny2image,hed2img
     python -m onediff_jax.main --config=configs/finetune_folder.py:prepared/mine --workdir=runs/mine
 
+Tasks, rows, encoders and the kind of text are read from the folder's manifest; --print shows them.
 A small network from scratch, with the light codec and hashed captions: minutes on a CPU teach it
 colours and layout of the pictures, and to sharpen and fill them; a GPU and more steps the rest.
 To go on from other weights of this shape, export them and give --config.init_from=FOLDER. To
 fine-tune the released weights instead: configs/finetune_pretrained.py.
 """
 
+import json
+from pathlib import Path
+
 from ml_collections import ConfigDict, config_dict
+
+# Every task; those without examples in the folder have weight 0.
+TASKS = (
+    *("text2image", "deblurring", "image_inpainting", "super_resolution", "canny2image"),
+    *("depth2image", "hed2img", "pose2image", "semanticmap2image", "boundingbox2image"),
+    *("image_editing", "faceid", "subject_driven", "multiview"),
+)
+# What a row holds of 64 tokens or fewer; of larger pictures one each.
+SLOTS = {"t2i": 2, "i2i": 3, "identity": 1, "multiview": 1}
 
 
 def get_config(folder: str = "prepared/mine") -> ConfigDict:
@@ -45,6 +58,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.text.max_length = 48  # words per prompt
 
     # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
+    # This and other fields below follow the folder once it is prepared: _as_prepared.
     c.rows = (("t2i", 2, 1, 64), ("i2i", 3, 2, 64))
 
     c.data = ConfigDict()
@@ -55,7 +69,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 2  # readers in each
     c.data.prefetch = 16  # batches
-    c.data.tasks = ConfigDict()  # weight within the task's group
+    c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0))  # weight within the task's group
     c.data.tasks.text2image = 1.0
     c.data.tasks.deblurring = 1.0
     c.data.tasks.image_inpainting = 1.0
@@ -121,4 +135,44 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.mesh.tensor = 1
     c.mesh.sequence = 1
     c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
+    _as_prepared(c, _manifest(folder))
     return c.lock()
+
+
+def _as_prepared(c: ConfigDict, manifest: dict) -> None:
+    """Sets what follows from the folder."""
+    tasks = {name: facts for name, facts in manifest.get("tasks", {}).items() if facts["train"]}
+    if tasks:
+        c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0) | dict.fromkeys(tasks, 1.0))
+        enough = all(facts["held_out"] >= 8 for facts in tasks.values())
+        c.data.evaluate_on = "held_out" if enough else "train"
+    training = manifest.get("training")
+    if not training:
+        return
+    c.rows = tuple(
+        (
+            name,
+            max(1, SLOTS[name] * 64 // max(64, slot["tokens"])),
+            slot["frames"],
+            _rounded(slot["tokens"]),
+        )
+        for name, slot in training["groups"].items()
+    )
+    c.data.encoder, c.text.kind = training["encoder"], training["text"]["kind"]
+    if c.text.kind == "cached":
+        c.text.folder, c.text.max_length = (training["text"][k] for k in ("folder", "max_length"))
+        c.model.caption_channels = manifest["plan"]["encoders"]["text"]["width"]
+
+
+def _rounded(tokens: int) -> int:
+    """Slots of a multiple of 16 tokens: rows are cut into chunks of a common divisor."""
+    return tokens if tokens < 64 else -(-tokens // 16) * 16
+
+
+def _manifest(folder: str) -> dict:
+    """What prepare says of the folder; {} where it has not been prepared yet."""
+    file = Path(folder) / "manifest.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}): prepare the folder again") from None
