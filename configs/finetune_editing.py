@@ -64,6 +64,7 @@ def get_config(folder: str = "prepared/editing_512") -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0))  # weight within the task's group
     c.data.tasks.image_editing = 1.0
 
@@ -81,19 +82,25 @@ def get_config(folder: str = "prepared/editing_512") -> ConfigDict:
     c.train.steps = 20000
     c.train.batch_rows = 64  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
-    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
+    c.train.token_only_share = 0.0  # share of prompts without a caption; cached text has none such
     c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
+    c.train.on_spike = "report"  # or skip, stop, rewind: what an outlying loss does
+    c.train.spike_factor = 10.0  # × the running median of the task: an outlying loss
 
     c.optim = ConfigDict()
+    c.optim.name = "adamw"  # or muon, adafactor, lion, sgd
     c.optim.learning_rate = 5e-5  # peak
-    c.optim.schedule = "cosine"  # constant, cosine, linear, late_cosine
+    c.optim.schedule = "cosine"  # constant, cosine, linear, late_cosine, wsd, rsqrt
     c.optim.warmup_steps = 500
     c.optim.end_factor = 0.1  # of the peak, at the end
+    c.optim.decay_share = 0.2  # of the steps, at the end, in which wsd falls
     c.optim.b1 = 0.9
     c.optim.b2 = 0.95
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.01
     c.optim.clip_norm = 1.0
+    c.optim.moments_dtype = "float32"  # of the first moment: float32 or bfloat16
 
     c.ema = ConfigDict()
     c.ema.max_decay = 0.999
@@ -105,6 +112,9 @@ def get_config(folder: str = "prepared/editing_512") -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -114,10 +124,15 @@ def get_config(folder: str = "prepared/editing_512") -> ConfigDict:
     c.log.sample_every = 1000  # steps
     c.log.sample_steps = 50  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
+    c.log.sample_examples = 2  # per direction: one always the same, others by turns
+    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 4.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
     c.log.allow_recompile = False  # of the train step, after the first
+    c.log.on_hang = "report"  # or exit, with a code that makes launchers start again
+    c.log.trackers = ("tensorboard",)  # also wandb, trackio, mlflow
+    c.log.webhook = ""  # URL that is told of start, end and failure
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
@@ -137,13 +152,18 @@ def _as_prepared(c: ConfigDict, manifest: dict) -> None:
         return
     c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0) | dict.fromkeys(tasks, 1.0))
     c.rows = tuple(
-        (name, 1, slot["frames"], _rounded(slot["tokens"]))
-        for name, slot in training["groups"].items()
+        (group, 1, frames, _rounded(tokens)) for group, frames, tokens in _slots(training)
     )
     c.data.encoder, text = training["encoder"], training["text"]
     c.text.kind = text["kind"] if text["kind"] == "cached" else "t5"  # these weights know T5 alone
     c.text.folder = text["folder"] or c.text.folder
     c.text.max_length = text["max_length"] or c.text.max_length
+
+
+def _slots(training: dict) -> list:
+    """(group, frames, tokens per frame) of the slots that hold the folder's examples."""
+    groups = training["groups"].items()
+    return training.get("slots") or [[name, g["frames"], g["tokens"]] for name, g in groups]
 
 
 def _rounded(tokens: int) -> int:

@@ -5,7 +5,9 @@
         --tasks=text2image,deblurring,image_inpainting,super_resolution,canny2image,hed2img
     python -m onediff_jax.main --config=configs/finetune_folder.py:prepared/mine --workdir=runs/mine
 
-Tasks, rows, encoders and the kind of text are read from the folder's manifest; --print shows them.
+Tasks (your own too: docs/own_tasks.md), rows, encoders and the kind of text are those of the
+folder; --print shows them.
+
 A small network from scratch, with the light codec and hashed captions: minutes on a CPU teach it
 colours and layout of the pictures, and to sharpen and fill them; a GPU and more steps the rest.
 To go on from other weights of this shape, export them and give --config.init_from=FOLDER. To
@@ -24,7 +26,7 @@ TASKS = (
     *("image_editing", "faceid", "subject_driven", "multiview"),
 )
 # What a row holds of 64 tokens or fewer; of larger pictures one each.
-SLOTS = {"t2i": 2, "i2i": 3, "identity": 1, "multiview": 1}
+SLOTS = {("t2i", 1): 2, ("i2i", 2): 3}  # by group and frames; of others 1
 
 
 def get_config(folder: str = "prepared/mine") -> ConfigDict:
@@ -69,6 +71,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 2  # readers in each
     c.data.prefetch = 16  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0))  # weight within the task's group
     c.data.tasks.text2image = 1.0
     c.data.tasks.deblurring = 1.0
@@ -91,19 +94,25 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.train.steps = 2000
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
-    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
+    c.train.token_only_share = 0.1  # share of prompts that lose their caption; 0 for cached
     c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
+    c.train.on_spike = "report"  # or skip, stop, rewind: what an outlying loss does
+    c.train.spike_factor = 10.0  # × the running median of the task: an outlying loss
 
     c.optim = ConfigDict()
+    c.optim.name = "adamw"  # or muon, adafactor, lion, sgd
     c.optim.learning_rate = 2e-3  # peak
-    c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine
+    c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine, wsd, rsqrt
     c.optim.warmup_steps = 50
     c.optim.end_factor = 0.02  # of the peak, at the end
+    c.optim.decay_share = 0.2  # of the steps, at the end, in which wsd falls
     c.optim.b1 = 0.9
     c.optim.b2 = 0.99
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.01
     c.optim.clip_norm = 1.0
+    c.optim.moments_dtype = "float32"  # of the first moment: float32 or bfloat16
 
     c.ema = ConfigDict()
     c.ema.max_decay = 0.995
@@ -115,6 +124,9 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -124,10 +136,15 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.log.sample_every = 500  # steps
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
+    c.log.sample_examples = 2  # per direction: one always the same, others by turns
+    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 1.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
     c.log.allow_recompile = False  # of the train step, after the first
+    c.log.on_hang = "report"  # or exit, with a code that makes launchers start again
+    c.log.trackers = ("tensorboard",)  # also wandb, trackio, mlflow
+    c.log.webhook = ""  # URL that is told of start, end and failure
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
@@ -151,17 +168,23 @@ def _as_prepared(c: ConfigDict, manifest: dict) -> None:
         return
     c.rows = tuple(
         (
-            name,
-            max(1, SLOTS[name] * 64 // max(64, slot["tokens"])),
-            slot["frames"],
-            _rounded(slot["tokens"]),
+            group,
+            max(1, SLOTS.get((group, frames), 1) * 64 // max(64, tokens)),
+            frames,
+            _rounded(tokens),
         )
-        for name, slot in training["groups"].items()
+        for group, frames, tokens in _slots(training)
     )
     c.data.encoder, c.text.kind = training["encoder"], training["text"]["kind"]
     if c.text.kind == "cached":
         c.text.folder, c.text.max_length = (training["text"][k] for k in ("folder", "max_length"))
         c.model.caption_channels = manifest["plan"]["encoders"]["text"]["width"]
+
+
+def _slots(training: dict) -> list:
+    """(group, frames, tokens per frame) of the slots that hold the folder's examples."""
+    groups = training["groups"].items()
+    return training.get("slots") or [[name, g["frames"], g["tokens"]] for name, g in groups]
 
 
 def _rounded(tokens: int) -> int:

@@ -81,6 +81,7 @@ def _tiny() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 1  # readers in each
     c.data.prefetch = 16  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.cache_gib = 1.0  # of rendered examples, all reading processes together
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.text2image = 1.0
@@ -112,19 +113,25 @@ def _tiny() -> ConfigDict:
     c.train.steps = 1800
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
-    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
+    c.train.token_only_share = 0.1  # share of prompts that lose their caption and keep the token
     c.train.max_skipped = 20  # steps in a row without a finite gradient before it stops
+    c.train.on_spike = "report"  # or skip, stop, rewind: what an outlying loss does
+    c.train.spike_factor = 10.0  # × the running median of the task: an outlying loss
 
     c.optim = ConfigDict()
+    c.optim.name = "adamw"  # or muon, adafactor, lion, sgd
     c.optim.learning_rate = 5e-3  # peak
-    c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine
+    c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine, wsd, rsqrt
     c.optim.warmup_steps = 50
     c.optim.end_factor = 0.02  # of the peak, at the end
+    c.optim.decay_share = 0.2  # of the steps, at the end, in which wsd falls
     c.optim.b1 = 0.9
     c.optim.b2 = 0.99
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.01
     c.optim.clip_norm = 1.0
+    c.optim.moments_dtype = "float32"  # of the first moment: float32 or bfloat16
 
     c.ema = ConfigDict()
     c.ema.max_decay = 0.995
@@ -136,6 +143,9 @@ def _tiny() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -145,10 +155,15 @@ def _tiny() -> ConfigDict:
     c.log.sample_every = 1000  # steps
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
+    c.log.sample_examples = 2  # per direction: one always the same, others by turns
+    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 1.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
     c.log.allow_recompile = False  # of the train step, after the first
+    c.log.on_hang = "report"  # or exit, with a code that makes launchers start again
+    c.log.trackers = ("tensorboard",)  # also wandb, trackio, mlflow
+    c.log.webhook = ""  # URL that is told of start, end and failure
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
@@ -206,6 +221,7 @@ def _base() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 8  # readers in each
     c.data.prefetch = 16  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.cache_gib = 4.0  # of rendered examples, all reading processes together
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.text2image = 1.0
@@ -237,19 +253,25 @@ def _base() -> ConfigDict:
     c.train.steps = 200000
     c.train.batch_rows = 16  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
-    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
+    c.train.token_only_share = 0.1  # share of prompts that lose their caption and keep the token
     c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
+    c.train.on_spike = "report"  # or skip, stop, rewind: what an outlying loss does
+    c.train.spike_factor = 10.0  # × the running median of the task: an outlying loss
 
     c.optim = ConfigDict()
+    c.optim.name = "adamw"  # or muon, adafactor, lion, sgd
     c.optim.learning_rate = 3e-4  # peak
-    c.optim.schedule = "cosine"  # constant, cosine, linear, late_cosine
+    c.optim.schedule = "cosine"  # constant, cosine, linear, late_cosine, wsd, rsqrt
     c.optim.warmup_steps = 2000
     c.optim.end_factor = 0.02  # of the peak, at the end
+    c.optim.decay_share = 0.2  # of the steps, at the end, in which wsd falls
     c.optim.b1 = 0.9
     c.optim.b2 = 0.95
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.01
     c.optim.clip_norm = 1.0
+    c.optim.moments_dtype = "float32"  # of the first moment: float32 or bfloat16
 
     c.ema = ConfigDict()
     c.ema.max_decay = 0.9999
@@ -261,6 +283,9 @@ def _base() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 20000  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -270,10 +295,15 @@ def _base() -> ConfigDict:
     c.log.sample_every = 5000  # steps
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
+    c.log.sample_examples = 2  # per direction: one always the same, others by turns
+    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 1.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
     c.log.allow_recompile = False  # of the train step, after the first
+    c.log.on_hang = "report"  # or exit, with a code that makes launchers start again
+    c.log.trackers = ("tensorboard",)  # also wandb, trackio, mlflow
+    c.log.webhook = ""  # URL that is told of start, end and failure
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1
@@ -332,6 +362,7 @@ def _2b8() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.cache_gib = 4.0  # of rendered examples, all reading processes together
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.text2image = 1.0
@@ -363,19 +394,25 @@ def _2b8() -> ConfigDict:
     c.train.steps = 1000000
     c.train.batch_rows = 64  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
-    c.train.caption_dropout = 0.1  # share of prompts
+    c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
+    c.train.token_only_share = 0.1  # share of prompts that lose their caption and keep the token
     c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
+    c.train.on_spike = "report"  # or skip, stop, rewind: what an outlying loss does
+    c.train.spike_factor = 10.0  # × the running median of the task: an outlying loss
 
     c.optim = ConfigDict()
+    c.optim.name = "adamw"  # or muon, adafactor, lion, sgd
     c.optim.learning_rate = 5e-4  # peak
-    c.optim.schedule = "constant"  # constant, cosine, linear, late_cosine
+    c.optim.schedule = "constant"  # constant, cosine, linear, late_cosine, wsd, rsqrt
     c.optim.warmup_steps = 10000
     c.optim.end_factor = 1.0  # of the peak, at the end
+    c.optim.decay_share = 0.2  # of the steps, at the end, in which wsd falls
     c.optim.b1 = 0.9
     c.optim.b2 = 0.95
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.01
     c.optim.clip_norm = 1.0
+    c.optim.moments_dtype = "float32"  # of the first moment: float32 or bfloat16
 
     c.ema = ConfigDict()
     c.ema.max_decay = 0.9999
@@ -387,6 +424,9 @@ def _2b8() -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 50000  # steps; 0 = none for good
+    c.checkpoint.accept_changes = (
+        False  # True: other code, versions, data or weights stop no restart
+    )
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -396,10 +436,15 @@ def _2b8() -> ConfigDict:
     c.log.sample_every = 5000  # steps
     c.log.sample_steps = 50  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
+    c.log.sample_examples = 2  # per direction: one always the same, others by turns
+    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 4.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
     c.log.allow_recompile = False  # of the train step, after the first
+    c.log.on_hang = "report"  # or exit, with a code that makes launchers start again
+    c.log.trackers = ("tensorboard",)  # also wandb, trackio, mlflow
+    c.log.webhook = ""  # URL that is told of start, end and failure
 
     c.mesh = ConfigDict()
     c.mesh.replica = 1

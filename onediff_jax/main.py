@@ -47,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="CODE",
         help="exit code when SIGTERM ended the run before its last step: launchers start it again",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a damaged checkpoint instead of going on from the one before",
+    )
+    parser.add_argument(
+        "--accept_changes",
+        action="store_true",
+        help="go on although code, versions, weights or data are others than at the last start",
+    )
     options, of_config = parser.parse_known_args(arguments)
     keep_compiled()
     set_memory_fraction()
@@ -54,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.print:
             show(of_config)
             return
-        finished = run(of_config, options.workdir)
+        finished = run(
+            of_config,
+            options.workdir,
+            strict=options.strict,
+            accept_changes=options.accept_changes,
+        )
     except Exception as error:
         kind = exits.of_error(error)
         if isinstance(error, ValueError) or kind in (exits.STORAGE, exits.WORKER):
@@ -64,8 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(options.exit_when_stopped)
 
 
-def run(of_config: Sequence[str], workdir: str | None) -> bool:
-    """Trains; whether it came to the last step. Raises ValueError for bad input."""
+def run(of_config: Sequence[str], workdir: str | None, **options: bool) -> bool:
+    """Trains; whether it came to the last step. Raises ValueError for bad input.
+
+    Args:
+      of_config: flags of the config.
+      workdir: of the run; None for runs/<config.name>.
+      options: as in `run.loop.train`.
+    """
     from onediff_jax.experiment.config_flag import read_config
 
     if cluster := find_cluster(os.environ):
@@ -76,12 +97,13 @@ def run(of_config: Sequence[str], workdir: str | None) -> bool:
     from absl import logging
 
     from onediff_jax.parallel.program import RecompileError
+    from onediff_jax.run.incidents import SpikeError
     from onediff_jax.run.loop import NotFiniteError, train
 
     logging.set_verbosity(logging.WARNING)
     try:
-        state = train(config, workdir or f"runs/{config.name}")
-    except (NotFiniteError, RecompileError) as error:
+        state = train(config, workdir or f"runs/{config.name}", **options)
+    except (NotFiniteError, SpikeError, RecompileError) as error:
         _fail(f"error: {error}")
     return int(state.step) >= config.train.steps
 

@@ -61,6 +61,8 @@ def test_2b8_is_the_mixed_stage_of_the_paper():
     assert ours.pop("data")["name"] == "world" and paper.pop("data")["name"] == "prepared"
     assert ours.pop("init_from") == "" and paper.pop("init_from") == "exports/stage1_512"
     assert ours["text"].pop("kind") == "hashed" and paper["text"].pop("kind") == "cached"
+    assert ours["train"].pop("token_only_share") == 0.1  # cached text has no prompts cut short
+    assert paper["train"].pop("token_only_share") == 0.0
     assert ours["text"].pop("folder") == "" and paper["text"].pop("folder") == "released"
     assert ours == paper
 

@@ -141,7 +141,7 @@ def test_trains_on_prepared_folders_and_resumes(prepared, tmp_path):
 
     config = shrunken(rows=(("i2i", 1, 2, 48),))
     config.unlock()
-    for field in ("scenes", "level", "aspects", "seed"):
+    for field in ("scenes", "level", "aspects", "seed", "cache_gib"):
         del config.data[field]
     config.data.update({"name": "prepared", "folders": (str(prepared[0]),), "encoder": "light"})
     config.data.evaluate_on = "held_out"

@@ -1,1 +1,1 @@
-from .pipeline_683e998c import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_08981ef3 import OneDiffusionPipeline  # for custom_pipeline=FOLDER

@@ -3,11 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import os
-import signal
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -16,11 +12,14 @@ from absl import flags
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
+from onediff_jax.data.readers import ReaderLost, Readers, begin_reader, say_restart
 from onediff_jax.data.rows import Placed, RowPacker
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet, get_task
+from onediff_jax.tasks.prompts import without_caption
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
 _ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
+_RESTARTS = 3  # of reading processes that are killed before they bring a batch
 _SHARED_FROM = 1 << 16  # bytes; smaller arrays of a worker come through its pipe
 
 
@@ -32,28 +31,75 @@ class Draws:
       clean_share: probability that a bundle shows its direction's given frames clean; otherwise
         every frame has its own noise level, as in the paper.
       caption_dropout: probability of an empty prompt, for classifier-free guidance.
+      token_only_share: probability of a prompt without its caption, for tasks that are asked of a
+        picture alone.
     """
 
     clean_share: float
     caption_dropout: float
+    token_only_share: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not 0 <= getattr(self, field.name) <= 1:
                 raise ValueError(f"{field.name}={getattr(self, field.name)} must be in 0..1")
+        if (both := self.caption_dropout + self.token_only_share) > 1:
+            raise ValueError(f"caption_dropout + token_only_share = {both} must be at most 1")
+
+    def prompt(self, whole: str, drawn: float) -> str:
+        """What is left of a prompt, by a number drawn from 0..1."""
+        if drawn < self.caption_dropout:
+            return ""
+        if drawn < self.caption_dropout + self.token_only_share:
+            return without_caption(whole)
+        return whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """An example that is not read yet: which of its source it is.
+
+    Attributes:
+      name: of the example, the same whenever it comes up: its task, the part of a mixture, and its
+        index.
+    """
+
+    name: str
+    source: Any
+    index: int
+
+    def read(self) -> Any:
+        """The example."""
+        return self.source[self.index]
+
+
+class References:
+    """A source whose examples are not read yet."""
+
+    def __init__(self, source: Any, name: str):
+        self._source, self._name = source, name
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> Reference:
+        return Reference(f"{self._name}/{int(index)}", self._source, int(index))
 
 
 class BatchSource:
     """Random access to packed batches: row i takes bundles i·n … i·n + n − 1 of each task group.
 
     Args:
-      groups: per task group an endless random-access dataset of examples, whose `draw(rng)` gives
-        the Encoded of a row.
+      groups: per tray of the layout (the task group, see RowLayout.tray) an endless random-access
+        dataset of References; `draw(rng)` of their examples gives the Encoded of a row.
       packer: puts one bundle per slot into a row.
       draws: what is drawn per bundle.
       seed: of those draws.
       batch_size: rows per batch over all processes.
       places: which rows of every batch are read here; None for all.
+      tasks: where the examples' tasks are looked up.
+
+    Attributes: left_out, names of examples whose slots stay empty.
     """
 
     def __init__(
@@ -64,15 +110,17 @@ class BatchSource:
         seed: int,
         batch_size: int,
         places: Sequence[int] | None = None,
+        tasks: TaskSet = BUILT_IN,
     ):
+        self._tasks = tasks
         self._groups, self._packer, self._draws, self._seed = groups, packer, draws, seed
         self._rows, self._places = batch_size, places or range(batch_size)
-        slots = packer.layout.slots
+        self.left_out: frozenset[str] = frozenset()
         order: dict[str, int] = {}
-        self._numbers = []  # per slot: its group and its number within the group
-        for slot in slots:
-            self._numbers.append((slot.group, order.get(slot.group, 0)))
-            order[slot.group] = order.get(slot.group, 0) + 1
+        self._numbers = []  # per slot: its tray and its number within the tray
+        for tray in map(packer.layout.tray, packer.layout.slots):
+            self._numbers.append((tray, order.get(tray, 0)))
+            order[tray] = order.get(tray, 0) + 1
         self._per_row = order
 
     def __len__(self) -> int:
@@ -82,21 +130,31 @@ class BatchSource:
         first = int(index) * self._rows
         return self._packer.batch([self._row(first + place) for place in self._places])
 
-    def _row(self, row: int) -> list[Placed]:
+    def references(self, index: int, row: int) -> list[Reference]:
+        """What is in the slots of a row of batch `index`, without reading it."""
+        number = index * self._rows + row
+        return [
+            self._groups[group][number * self._per_row[group] + place]
+            for group, place in self._numbers
+        ]
+
+    def _row(self, row: int) -> list[Placed | None]:
         rng = np.random.default_rng((self._seed, row))
-        placed = []
-        for group, number in self._numbers:
-            example = self._groups[group][row * self._per_row[group] + number]
-            placed.append(self._place(example.draw(rng), rng))
+        placed: list[Placed | None] = []
+        for found in self.references(0, row):
+            # What is left out is drawn for all the same: the rest of the row stays what it was.
+            item = self._place(found.read().draw(rng), rng)
+            placed.append(None if found.name in self.left_out else item)
         return placed
 
     def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
-        task = get_task(bundle.task)
+        task = self._tasks.task(bundle.task)
         direction = task.directions[rng.integers(len(task.directions))]
         generate = task.denoise_mask(direction.name, len(bundle.frames))
-        clean, drop = rng.random(2) < (self._draws.clean_share, self._draws.caption_dropout)
+        clean, drawn = rng.random(2)
+        prompt = self._draws.prompt(bundle.prompt, drawn)
         return Placed(
-            bundle, tuple(map(bool, generate)), bool(clean), "" if drop else bundle.prompt
+            bundle, tuple(map(bool, generate)), bool(clean < self._draws.clean_share), prompt
         )
 
 
@@ -108,12 +166,16 @@ class Mixture:
 
 
 def mix_groups(
-    sources: Mapping[str, Any], weights: Mapping[str, float], seed: int
+    sources: Mapping[str, Any],
+    weights: Mapping[str, float],
+    seed: int,
+    trays: Mapping[str, str] | None = None,
 ) -> dict[str, grain.MapDataset]:
-    """One endless dataset per task group: shuffled, repeated sources in the proportion of weights.
+    """One endless dataset per tray: shuffled, repeated sources in the proportion of weights.
 
     Args:
       sources: per task a random-access source of examples, or a Mixture of such.
+      trays: per task the tray of its slots, see RowLayout.tray; None: the built-in tasks' groups.
 
     Raises ValueError for a negative weight, or a group whose weights are all zero.
     """
@@ -123,8 +185,9 @@ def mix_groups(
             raise ValueError(f"the weight of task {name} is {weights[name]}; it must be ≥ 0")
         if weights[name] == 0:
             continue
-        dataset = _endless(source, seed + number)
-        groups.setdefault(get_task(name).group, []).append((dataset, weights[name]))
+        dataset = _endless(source, seed + number, name)
+        tray = get_task(name).group if trays is None else trays[name]
+        groups.setdefault(tray, []).append((dataset, weights[name]))
     return {group: _mixed(members) for group, members in groups.items()}
 
 
@@ -135,10 +198,11 @@ def _mixed(members: Sequence[tuple[grain.MapDataset, float]]) -> grain.MapDatase
     return grain.MapDataset.mix([d for d, _ in members], [w for _, w in members])
 
 
-def _endless(source: Any, seed: int) -> grain.MapDataset:
+def _endless(source: Any, seed: int, name: str) -> grain.MapDataset:
     if isinstance(source, Mixture):
-        return _mixed([(_endless(part, seed), weight) for part, weight in source.parts])
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+        parts = enumerate(source.parts)
+        return _mixed([(_endless(part, seed, f"{name}/{i}"), w) for i, (part, w) in parts])
+    return grain.MapDataset.source(References(source, name)).seed(seed).shuffle().repeat(None)
 
 
 def row_batches(
@@ -152,6 +216,7 @@ def row_batches(
     workers: int = 0,
     threads: int = 1,
     prefetch: int = 8,
+    tasks: TaskSet = BUILT_IN,
 ) -> "BatchIterator":
     """The local share of every batch, in an order that depends on nothing but the settings.
 
@@ -162,10 +227,11 @@ def row_batches(
         Python runs one thread at a time in each. What `Cached` keeps, each keeps for itself.
       threads: readers in each process; neither number changes the order.
       prefetch: batches kept ready.
+      tasks: where the examples' tasks are looked up.
 
     Raises ValueError when a slot has no task, a group no slot, or the batch no such rows.
     """
-    wanted = {slot.group for slot in packer.layout.slots}
+    wanted = set(map(packer.layout.tray, packer.layout.slots))
     if missing := wanted - set(groups):
         raise ValueError(f"rows have slots for {sorted(missing)}, but no task of data.tasks fits")
     if unused := set(groups) - wanted:
@@ -173,46 +239,58 @@ def row_batches(
     places = tuple(range(batch_size) if places is None else places)
     if not places or not set(places) <= set(range(batch_size)):
         raise ValueError(f"{places=} must be rows of a batch of {batch_size=}")
-    batches = grain.MapDataset.source(BatchSource(groups, packer, draws, seed, batch_size, places))
-    return BatchIterator(batches, workers, threads, prefetch)
+    source = BatchSource(groups, packer, draws, seed, batch_size, places, tasks)
+    return BatchIterator(source, workers, threads, prefetch)
 
 
 class BatchIterator:
     """Batches with a state that is one number, whatever the number of processes or threads.
 
     Args:
-      batches: random access to them.
+      source: random access to them.
       workers, threads, prefetch: as in `row_batches`.
     """
 
-    def __init__(self, batches: grain.MapDataset, workers: int, threads: int, prefetch: int):
-        self._source, self._workers, self._batches = batches, workers, 0
+    def __init__(self, source: BatchSource, workers: int, threads: int, prefetch: int):
+        self.source, self._workers, self._batches = source, workers, 0
         ahead = -(-prefetch // max(workers, 1))  # in each process
         self._options = grain.ReadOptions(
             num_threads=threads, prefetch_buffer_size=threads if workers else max(ahead, threads)
         )
         self._processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=ahead)
-        self._iterator: grain.DatasetIterator | None = None
+        self._iterator: grain.DatasetIterator | Readers | None = None
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._iterator is None:
-            self._iterator = self._open()
-        batch = next(self._iterator)
+        lost = 0
+        while True:
+            if self._iterator is None:
+                self._iterator = self._open()
+            try:
+                batch = next(self._iterator)
+                break
+            except ReaderLost as error:
+                lost += 1
+                self.close()
+                if lost > _RESTARTS:
+                    raise ReaderLost(f"{error}, {lost} times at one batch") from error
+                say_restart(str(error), self._batches)
         self._batches += 1
         return _with_padding(batch) if self._workers else batch
 
-    def _open(self) -> grain.DatasetIterator:
-        stream = self._source[self._batches :].to_iter_dataset(self._options)
+    def _open(self) -> grain.DatasetIterator | Readers:
+        batches = grain.MapDataset.source(self.source)
+        stream = batches[self._batches :].to_iter_dataset(self._options)
         if self._workers:
             if not flags.FLAGS.is_parsed():  # grain asks for some, of which this program has none
                 flags.FLAGS.mark_as_parsed()
             # Worker k of n makes the batches k, k + n, …, which come in turn: the same order.
             options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM)
             stream = grain.experimental.WithOptionsIterDataset(stream, options).map(_no_padding)
-            stream = stream.mp_prefetch(self._processes, _begin_worker)
+            stream = stream.mp_prefetch(self._processes, begin_reader)
+            return Readers(iter(stream))
         return iter(stream)
 
     @property
@@ -224,6 +302,11 @@ class BatchIterator:
         """Continues after that many batches."""
         self.close()
         self._batches = batches
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """From the next batch on, the slots of these examples stay empty."""
+        self.close()
+        self.source.left_out = frozenset(names)
 
     def close(self) -> None:
         """Stops the reading threads and processes; the next batch starts them again."""
@@ -245,23 +328,6 @@ def _with_padding(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     whole = np.zeros((*batch["text_mask"].shape, *text.shape[3:]), text.dtype)
     whole[:, :, : text.shape[2]] = text
     return batch | {"text": whole}
-
-
-def _begin_worker(index: int, count: int) -> None:
-    """Ties a reading process to the one it reads for, which alone decides what a signal means.
-
-    Ctrl-C and schedulers signal all processes of a job; a reader that ended then would keep the
-    trainer from saving. One that outlived a killed trainer would hold memory for ever.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def stream_fields(layout: RowLayout, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from onediff_jax.data.buckets import ASPECTS
-from onediff_jax.data.prepared.plan import SPLITS
+from onediff_jax.data.prepared.split import SPLITS
 from onediff_jax.data.world.layout import LEVELS
 from onediff_jax.flow.times import DISTRIBUTIONS
 from onediff_jax.models.attention.dispatch import IMPLEMENTATIONS
@@ -23,7 +23,12 @@ from onediff_jax.models.remat import REMATS
 
 DATA = ("world", "prepared")
 TEXT = ("hashed", "cached", "t5")
-SCHEDULES = ("constant", "cosine", "linear", "late_cosine")
+SCHEDULES = ("constant", "cosine", "linear", "late_cosine", "wsd", "rsqrt")
+OPTIMIZERS = ("adamw", "muon", "adafactor", "lion", "sgd")
+MOMENTS = ("float32", "bfloat16")
+ON_SPIKE = ("report", "skip", "stop", "rewind")
+ON_HANG = ("report", "exit")
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 SECTIONS = {
     "": "The run",
     "model": "The network and how it is computed",
@@ -31,7 +36,7 @@ SECTIONS = {
     "data": "Pictures",
     "flow": "Noise levels and the loss",
     "train": "Steps and batches",
-    "optim": "AdamW and the learning rate",
+    "optim": "The optimizer and the learning rate",
     "ema": "The moving average of the weights, which is what is sampled and exported",
     "checkpoint": "Checkpoints",
     "log": "Metrics, held-out losses, samples, profiles",
@@ -77,7 +82,7 @@ class Field:
       kind: "int", "float", "bool", "str"; "names", "steps" (tuples of str and of int); "slots",
         "folders" (tuples of tuples, of config.rows and data.folders,
         where a folder alone has weight 1); "weights" (a section of
-        numbers whose names are free).
+        numbers whose names are free); "tasks" (definitions of tasks of one's own).
       says: what it is, for docs/settings.md.
       allowed: the Range of a number; the choices of a str, or of each of several names; None: any.
       unit: of a number.
@@ -312,6 +317,14 @@ FIELDS = (
         NOT_NEGATIVE,
         stream=True,
     ),
+    Field(
+        "data.own_tasks",
+        "tasks",
+        "Tasks of one's own, name → frames and directions; prepared folders bring theirs "
+        "(docs/own_tasks.md).",
+        lacking={},
+        stream=True,
+    ),
     Field("flow.distribution", "str", "How noise levels σ are drawn.", DISTRIBUTIONS),
     Field("flow.mean", "float", "Of the logit-normal distribution, in logits.", ANY),
     Field("flow.std", "float", "Of the logit-normal distribution, in logits.", POSITIVE),
@@ -377,18 +390,53 @@ FIELDS = (
         stream=True,
     ),
     Field(
+        "train.token_only_share",
+        "float",
+        "Share of bundles whose prompt keeps the task's token, its regions and its item, and loses "
+        "the caption: what perception without a caption is asked with. Cached text cannot do it.",
+        SHARE,
+        "of bundles",
+        lacking=0.0,
+        stream=True,
+    ),
+    Field(
         "train.max_skipped",
         "int",
         "Steps in a row without a finite gradient at which the run stops.",
         POSITIVE,
         "steps",
     ),
+    Field(
+        "train.on_spike",
+        "str",
+        "What an outlying loss does, beside a line in incidents.jsonl: nothing more (report), the "
+        "step is left out (skip), the run stops (stop), or it goes back to the last checkpoint and "
+        "leaves the examples behind it out from there (rewind), those behind a loss that is not "
+        "finite too.",
+        ON_SPIKE,
+        lacking="report",
+    ),
+    Field(
+        "train.spike_factor",
+        "float",
+        "A task's mean loss in a step is outlying above this multiple of its running median.",
+        Range("above 1", lambda value: value > 1),
+        lacking=10.0,
+    ),
+    Field(
+        "optim.name",
+        "str",
+        "The update rule; muon is for the matrices of the layers, and all else by adamw.",
+        OPTIMIZERS,
+        lacking="adamw",
+    ),
     Field("optim.learning_rate", "float", "Peak of the learning rate.", POSITIVE),
     Field(
         "optim.schedule",
         "str",
         "How the learning rate goes after the warm-up; late_cosine stays at the peak for the first "
-        "half and follows a cosine in the second.",
+        "half and follows a cosine in the second, wsd stays and falls linearly in the last "
+        "decay_share, rsqrt falls with the root of the step and ends nowhere.",
         SCHEDULES,
     ),
     Field(
@@ -399,11 +447,26 @@ FIELDS = (
         "steps",
     ),
     Field("optim.end_factor", "float", "Learning rate at the end.", SHARE, "of the peak"),
+    Field(
+        "optim.decay_share",
+        "float",
+        "Last part of the run, in which wsd falls.",
+        SHARE,
+        "of the steps",
+        lacking=0.2,
+    ),
     Field("optim.b1", "float", "Decay of the mean of gradients.", BELOW_ONE, "per step"),
     Field("optim.b2", "float", "Decay of the mean of their squares.", BELOW_ONE, "per step"),
     Field("optim.eps", "float", "Added to the root of that mean.", POSITIVE),
     Field("optim.weight_decay", "float", "Decay of matrices; nothing else decays.", NOT_NEGATIVE),
     Field("optim.clip_norm", "float", "Largest norm of the gradient.", POSITIVE),
+    Field(
+        "optim.moments_dtype",
+        "str",
+        "Precision of the mean of gradients (adafactor has none); that of squares stays float32.",
+        MOMENTS,
+        lacking="float32",
+    ),
     Field("ema.max_decay", "float", "Longest memory of the average.", SHARE, "per step"),
     Field(
         "ema.power",
@@ -429,6 +492,13 @@ FIELDS = (
         "steps",
         free=True,
     ),
+    Field(
+        "checkpoint.accept_changes",
+        "bool",
+        "Goes on although code, versions, weights or data are others than at the last start.",
+        lacking=False,
+        free=True,
+    ),
     Field("log.every_steps", "int", "Writes metrics that often.", POSITIVE, "steps", free=True),
     Field(
         "log.held_out_at",
@@ -449,6 +519,23 @@ FIELDS = (
     ),
     Field("log.sample_steps", "int", "Steps of sampling.", POSITIVE, "Euler steps", free=True),
     Field("log.sample_rows", "int", "Rows sampled together.", POSITIVE, "rows", free=True),
+    Field(
+        "log.sample_examples",
+        "int",
+        "Samples per direction: one is always of the same example, the others are of others each "
+        "time.",
+        POSITIVE,
+        "examples",
+        lacking=1,
+        free=True,
+    ),
+    Field(
+        "log.prompts",
+        "str",
+        "JSON lines of prompts and pictures of one's own that are sampled too; empty: none.",
+        lacking="",
+        free=True,
+    ),
     Field(
         "log.guidance",
         "float",
@@ -480,6 +567,30 @@ FIELDS = (
         lacking=False,
         free=True,
     ),
+    Field(
+        "log.on_hang",
+        "str",
+        "What the watchdog does where nothing moves, beside saying where: exit ends with a code of "
+        "its own, so that a launcher starts the run again.",
+        ON_HANG,
+        lacking="report",
+        free=True,
+    ),
+    Field(
+        "log.trackers",
+        "names",
+        "Where metrics and samples go, beside metrics.jsonl and the workdir.",
+        TRACKERS,
+        lacking=("tensorboard",),
+        free=True,
+    ),
+    Field(
+        "log.webhook",
+        "str",
+        "URL that gets a JSON object at the start, the end and a failure of the run; empty: none.",
+        lacking="",
+        free=True,
+    ),
     Field("mesh.replica", "int", "Copies of the weights; rows are split.", AXIS, free=True),
     Field("mesh.fsdp", "int", "Parts of every large matrix; rows are split.", AXIS, free=True),
     Field("mesh.tensor", "int", "Parts of heads and hidden units.", AXIS, free=True),
@@ -509,6 +620,8 @@ def field_of(path: str) -> Field | None:
     """The field that a path is of or in ("data.tasks.faceid" is in "data.tasks"); None: unknown."""
     if path in BY_PATH:
         return BY_PATH[path]
+    if path.startswith("data.own_tasks."):
+        return BY_PATH["data.own_tasks"]
     parent = BY_PATH.get(path.rpartition(".")[0])
     return parent if parent is not None and parent.kind == "weights" else None
 

@@ -8,14 +8,18 @@ non-float tensor is listed in one error.
 import dataclasses
 import gc
 import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
+
+from onediff_jax.files import open_regular, read_json
 
 # All are read, so that a quantised file is reported by name; only _WEIGHT_DTYPES are accepted.
 _DTYPES = {
@@ -70,7 +74,7 @@ def read_config(folder) -> dict:
     path = pathlib.Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} has no config.json: it is not a folder of a saved model")
-    config = json.loads(path.read_text())
+    config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(config).__name__}")
     return config
@@ -83,6 +87,12 @@ def read_tensors(folder, stem: str) -> dict[str, np.ndarray]:
     """
     folder = pathlib.Path(folder)
     single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.is_file() and index.is_file():
+        raise ValueError(
+            f"{str(folder)!r} holds {single.name} and {index.name}: one of them is left from an "
+            "earlier save, and libraries differ in which they read. Remove the stale one (with the "
+            "shards that the index names)"
+        )
     if single.is_file():
         return _read_file(single)
     if not index.is_file():
@@ -96,8 +106,8 @@ def read_tensors(folder, stem: str) -> dict[str, np.ndarray]:
             )
         raise ValueError(f"{str(folder)!r} has no {single.name} nor {index.name}; found {found}")
     try:
-        weight_map = dict(json.loads(index.read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
+        weight_map = dict(read_json(index)["weight_map"])
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{index} is not an index of shards: it has no weight_map") from error
     tensors, misplaced = {}, []
     for name in sorted(set(weight_map.values())):
@@ -114,28 +124,63 @@ def read_tensors(folder, stem: str) -> dict[str, np.ndarray]:
 
 def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     """One safetensors file: 8 bytes of header length, the JSON header, then the raw tensors."""
+    open_regular(path).close()  # a FIFO in its place would be waited for
     size = path.stat().st_size
     data = np.memmap(path, np.uint8, mode="r") if size >= 8 else np.zeros(8, np.uint8)
     length = int.from_bytes(data[:8].tobytes(), "little")
     if 8 + length > size:
         raise ValueError(f"{path} is not a whole safetensors file ({size} bytes)")
     try:
-        header = json.loads(data[8 : 8 + length].tobytes())
-    except ValueError:
+        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise ValueError(f"{path} is damaged: its header names {error} twice") from error
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise ValueError(f"{path} is not a safetensors file: its header is not a JSON object")
     header.pop("__metadata__", None)
-    body, tensors = data[8 + length :], {}
+    body, tensors, places = data[8 + length :], {}, []
     for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{path}: {name} is {entry['dtype']}; known are {sorted(_DTYPES)}")
-        dtype, (start, end) = _DTYPES[entry["dtype"]], entry["data_offsets"]
-        size = int(np.prod(entry["shape"], dtype=np.int64)) * dtype.itemsize
-        if end - start != size or end > body.size:
+        try:
+            kind, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {name} is described by {entry!r}") from error
+        if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+            raise ValueError(f"{path} is damaged: {name} has {shape=}, bytes {start} to {end}")
+        if kind not in _DTYPES:
+            raise ValueError(f"{path}: {name} is {kind}; known are {sorted(_DTYPES)}")
+        dtype = _DTYPES[kind]
+        if end - start != math.prod(shape) * dtype.itemsize or end > body.size:
             raise ValueError(f"{path} is cut off or damaged: {name} needs bytes {start} to {end}")
-        tensors[name] = np.frombuffer(body[start:end], dtype).reshape(entry["shape"])
+        places.append((start, end, name))
+        tensors[name] = np.frombuffer(body[start:end], dtype).reshape(shape)
+    _check_places(path, sorted(places), body.size)
     return tensors
+
+
+class _TwiceError(Exception):
+    """A name that stands twice in a JSON object."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(name)
+        found[name] = value
+    return found
+
+
+def _check_places(path: pathlib.Path, places: list[tuple[int, int, str]], size: int) -> None:
+    """The format's rule: tensors lie one behind the other, from the first byte to the last."""
+    before, last = 0, "the header"
+    for start, end, name in places:
+        if start != before:
+            what = "overlaps" if start < before else "leaves bytes unused after"
+            raise ValueError(f"{path} is damaged: {name} {what} {last}")
+        before, last = end, name
+    if before != size:
+        raise ValueError(f"{path} is damaged: {size - before} bytes follow {last}")
 
 
 def load_params(
@@ -188,13 +233,15 @@ def open_params(
         raise ValueError(
             f"{str(where)!r} does not fit its config.json:\n" + "\n".join(sorted(problems))
         )
-    return lambda path: _convert(shapes[path], sources[path], tensors, shardings.get(path))
+    leaves: Any = shapes
+    places: Any = shardings
+    return lambda path: _convert(leaves[path], sources[path], tensors, places.get(path))
 
 
 def _convert(
     ours: jax.ShapeDtypeStruct, source: Source, tensors, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         """A part of our array, straight in its final dtype."""
         size = [len(range(*s.indices(n))) for s, n in zip(index, ours.shape, strict=True)]
         gc.collect(0)  # has jax let go of host arrays that it used in place and that are gone

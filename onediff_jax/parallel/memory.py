@@ -3,12 +3,15 @@
 import dataclasses
 import math
 import os
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 GIB = 2**30
-_STATE_BYTES = 4 * 5  # parameters, gradients, two moments and EMA, float32 each
+_STATE_BYTES = 4 * 3  # parameters, gradients and EMA, float32 each
+# First and second moments of the optimizers, in numbers per parameter.
+_MOMENTS = {"adamw": (1, 1), "muon": (1, 0), "adafactor": (0, 0), "lion": (1, 0), "sgd": (1, 0)}
 _EMA_BYTES = 4  # of these, when it lies in the memory of the host
 
 
@@ -29,7 +32,7 @@ class Memory:
         return self.state + self.activations
 
 
-def device_bytes(device: jax.Device) -> int | None:
+def device_bytes(device: Any) -> int | None:
     """Memory of one device in bytes (the machine's for CPU devices, shared among them)."""
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -40,7 +43,10 @@ def device_bytes(device: jax.Device) -> int | None:
 
 def state_bytes(experiment) -> int:
     """Bytes of state per trained parameter that lie on devices."""
-    return _STATE_BYTES - (_EMA_BYTES if experiment.config.ema.offload else 0)
+    optim = experiment.config.optim
+    first, second = _MOMENTS[optim.name]
+    moments = first * (2 if optim.moments_dtype == "bfloat16" else 4) + second * 4
+    return _STATE_BYTES + moments - (_EMA_BYTES if experiment.config.ema.offload else 0)
 
 
 def estimate(experiment, params: int, mesh: Mesh) -> Memory:

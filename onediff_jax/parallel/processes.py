@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from onediff_jax.run.workdir import differences
 _HEARTBEAT = 30  # seconds
 _SHUTDOWN = 60  # seconds that the first to finish waits for the last
 _LONG = 3600 * 1000  # milliseconds: others may compile for long; the dead are noticed anyway
+_SAME = 5  # seconds in which several SIGTERM are one: schedulers and launchers each send theirs
 _CALLS = itertools.count()  # all processes make the same calls in the same order
 
 
@@ -82,20 +84,32 @@ def _answers(address: str) -> bool:
     return True
 
 
+def _client() -> Any:
+    """The processes' common store, of jax's coordinator."""
+    client = distributed.global_state.client
+    assert client is not None  # `many` looked
+    return client
+
+
 def gather(value: Any) -> list[Any]:
     """The JSON value of every process, by its index; all processes call it together."""
     if not many():
         return [value]
-    store, call = distributed.global_state.client, next(_CALLS)
+    store, call = _client(), next(_CALLS)
     store.key_value_set(f"onediff/{call}/{jax.process_index()}", json.dumps(value))
     names = [f"onediff/{call}/{index}" for index in range(jax.process_count())]
     return [json.loads(store.blocking_key_value_get(name, _LONG)) for name in names]
 
 
-def meet() -> None:
-    """Returns when all processes have come here."""
+def meet(name: str | None = None) -> None:
+    """Returns when all processes have come here.
+
+    Args:
+      name: of the meeting, used once; needed outside the main thread, whose calls have an order.
+    """
     if many():
-        distributed.global_state.client.wait_at_barrier(f"onediff/{next(_CALLS)}", _LONG)
+        name = f"onediff/{next(_CALLS) if name is None else name}"
+        _client().wait_at_barrier(name, _LONG)
 
 
 def check_same(ours: dict[str, Any]) -> None:
@@ -143,26 +157,62 @@ def many() -> bool:
 
 
 class Stop:
-    """Whether SIGTERM asked any process to stop; the answer is the same on all at a step.
+    """Whether SIGTERM or Ctrl-C asked any process to stop; the answer is the same on all at a step.
 
-    A context manager: the signal is caught inside. With many processes jax catches it, from its
-    start on, and makes them agree on the step.
+    A context manager: the signals are caught inside. The first is told in one line and asks for a
+    stop; a second one ends the process at once. With many processes jax catches SIGTERM, from its
+    start on, and makes them agree on the step; Ctrl-C becomes a SIGTERM there.
+
+    Attributes: reason, the name of the signal that asked, or "".
     """
 
     def __init__(self):
-        self._asked = False
+        self._asked, self.reason, self._since = False, "", 0.0
 
     def __enter__(self) -> "Stop":
-        if not many():
-            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        # The signals' numbers come to a thread, which can act while the main thread waits in C++.
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        caught = (signal.SIGINT,) if many() else (signal.SIGINT, signal.SIGTERM)
+        self._previous = {n: signal.signal(n, self._note) for n in caught}
+        self._descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="signals")
+        self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if not many():
-            signal.signal(signal.SIGTERM, self._previous)
+        signal.set_wakeup_fd(self._descriptor)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        os.close(self._write)
+        self._thread.join()
 
-    def _ask(self, *_: Any) -> None:
-        self._asked = True
+    def _note(self, *_: Any) -> None:
+        self._asked = not many()
+
+    def _listen(self) -> None:
+        with open(self._read, "rb", buffering=0) as pipe:
+            while numbers := pipe.read(16):
+                for number in set(numbers) & set(self._previous):
+                    self._ask(signal.Signals(number))
+
+    def _ask(self, asked: signal.Signals) -> None:
+        name = "Ctrl-C" if asked == signal.SIGINT else asked.name
+        first, self._since = not self.reason, self._since or time.monotonic()
+        if asked == signal.SIGTERM and not first and time.monotonic() - self._since < _SAME:
+            return
+        if not first:
+            ended = exits.INTERRUPTED if asked == signal.SIGINT else exits.TERMINATED
+            print(f"a second signal ({name}): ended at once", file=sys.stderr, flush=True)
+            os._exit(ended.code)
+        self.reason = name
+        print(
+            f"{name}: saving a checkpoint and ending after this step; once more ends at once",
+            file=sys.stderr,
+            flush=True,
+        )
+        if many():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def __call__(self, step: int) -> bool:
         """Once per step, by every process."""
@@ -178,7 +228,7 @@ def local_rows(sharding: NamedSharding, rows: int) -> tuple[int, ...]:
       sharding: of the batch; its first axis is the rows'.
       rows: of the whole batch.
     """
-    parts = sharding.addressable_devices_indices_map((rows,)).values()
+    parts: Any = sharding.addressable_devices_indices_map((rows,)).values()
     return tuple(sorted({row for (part,) in parts for row in range(rows)[part]}))
 
 
@@ -195,7 +245,7 @@ def place_rows(
     where = {row: place for place, row in enumerate(rows)}
 
     def whole(name: str, array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             wanted = range(n)[index[0]]
             first = where[wanted[0]]  # the rows of a device are adjacent, here as in the batch
             return array[(slice(first, first + len(wanted)), *index[1:])]

@@ -58,19 +58,33 @@ def _dividing(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> Any:
 
 
 def path_name(path) -> str:
-    """A jax key path as a/b/c, of dict keys only."""
-    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+    """The dict keys at the end of a jax key path as a/b/c: what comes before is the optimizer's."""
+    names: list[str] = []
+    for key in reversed(path):
+        if not isinstance(key, jax.tree_util.DictKey):
+            break
+        names.append(str(key.key))
+    return "/".join(reversed(names))
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Shardings of a TrainState (or its shapes): optimizer moments and EMA lie like the params."""
+    """Shardings of a TrainState (or its shapes): optimizer moments and EMA lie like the params.
+
+    What has another shape than its parameter, as factored moments have, is on every device whole.
+    """
+    shapes = _shapes(getattr(state, "params", state))
 
     def one(path, leaf):
         name = path_name(path)
-        spec = spec_of(name, leaf.shape, mesh) if name and leaf.ndim else P()
-        return NamedSharding(mesh, spec)
+        whole = not name or not leaf.ndim or shapes[name] != leaf.shape
+        return NamedSharding(mesh, P() if whole else spec_of(name, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(one, state)
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {path_name(path): leaf.shape for path, leaf in leaves}
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:

@@ -1,6 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.own_tasks import with_own_tasks
 from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
@@ -31,7 +33,20 @@ from onediff_jax.parallel.processes import (
 )
 from onediff_jax.parallel.program import Program
 from onediff_jax.parallel.sharding import on_mesh
-from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.checkpoint import (
+    CHECKPOINTS,
+    CheckpointError,
+    Checkpoints,
+    complete_steps,
+)
+from onediff_jax.run.incidents import (
+    Incident,
+    LossWatch,
+    SpikeError,
+    describe,
+    described,
+    write_incident,
+)
 from onediff_jax.run.metrics import (
     Reporter,
     Results,
@@ -43,28 +58,48 @@ from onediff_jax.run.metrics import (
 )
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
+from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
-from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
+from onediff_jax.run.watchdog import Watchdog
+from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
+
+_BACK = 3  # times that a run goes back to the same step
+_LIMITS_EVERY = 50  # steps between new limits of losses
+
+
+class _GoBack(Exception):
+    """(step, names): the run goes back, and leaves those examples out."""
 
 
 class NotFiniteError(RuntimeError):
     """Too many steps in a row had a gradient that is not finite."""
 
 
-def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+def train(
+    config: ConfigDict, workdir: str | Path, *, strict: bool = False, accept_changes: bool = False
+) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
 
-    SIGTERM, to any of the processes, saves a checkpoint and returns. Raises ValueError (and its
+    Args:
+      config: of the run.
+      workdir: of the run.
+      strict: raise for a damaged checkpoint instead of going on from the one before.
+      accept_changes: go on although code, versions, weights or data are others than at the last
+        start; `checkpoint.accept_changes` says so once for all.
+
+    SIGTERM or Ctrl-C, to any of the processes, saves a checkpoint and returns; a second one ends
+    the process at once. Raises ValueError (and its
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
+    config = with_own_tasks(config)
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
-            return _Run(config, workdir, opened).loop()
+            return _Run(config, workdir, opened, strict, accept_changes).loop()
         except BaseException:
             if many():
                 opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
@@ -77,8 +112,15 @@ class _Run:
     `opened` releases what was opened, also when the start itself fails.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path, opened: contextlib.ExitStack):
-        self.config, log = config, config.log
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str | Path,
+        opened: contextlib.ExitStack,
+        strict: bool,
+        accept_changes: bool,
+    ):
+        self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
         with together():
             self.experiment: Experiment = make_experiment(config)
@@ -88,9 +130,15 @@ class _Run:
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config)
+                claimed = Workdir(workdir, config, write=False)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
+                starts = not complete_steps(self.path / CHECKPOINTS)
+                claimed.check_surroundings(
+                    surroundings(self.experiment, starts=starts),
+                    changes,
+                    accept=accept_changes or config.checkpoint.accept_changes,
+                )
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
@@ -104,12 +152,17 @@ class _Run:
             self.path,
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
+            about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
         )
         opened.callback(self.checkpoints.close)
         self.reporter = Reporter(self.path, is_writer=self.is_writer)
         opened.callback(self.reporter.close)
+        self.watchdog = Watchdog(log.on_hang)
+        opened.callback(self.watchdog.close)
         self.compiles = Compiles()
         opened.callback(self.compiles.close)
+        for note in claimed.notes if self.is_writer else ():
+            self.reporter.say(f"workdir: {note}")
         self.reporter.say(f"workdir {self.path}")
         for line in padding_lines(slot_use(self.experiment)):
             self.reporter.say(line)
@@ -134,9 +187,13 @@ class _Run:
         self.batches = self._stream(config.train.batch_rows * config.train.accumulate)
         opened.callback(self.batches.close)
         self.results = Results()
+        self.left_out: frozenset[str] = frozenset()
+        self.goings_back: dict[int, int] = {}  # step → how often the run went back to it
         self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
+        if self.is_writer:
+            claimed.begin()
 
     def _work(self) -> Work:
         kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
@@ -159,6 +216,7 @@ class _Run:
                 "storage that all processes share"
             )
         if not seen[0]:
+            self.checkpoints.check_fresh()
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
             )
@@ -171,7 +229,8 @@ class _Run:
             abstract,
             self.shardings._replace(ema=self.ema_shardings),
         )
-        step, state, data = self.checkpoints.restore(wanted)
+        say = self.reporter.say
+        step, state, data = self.checkpoints.restore(wanted, strict=self.strict, say=say)
         named = [
             f"{name}: {old!r} in the checkpoint, {new!r} now"
             for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)
@@ -181,12 +240,18 @@ class _Run:
                 f"checkpoint {step} was trained on another data stream:\n  " + "\n  ".join(named)
             )
         self.batches.seek(data["batches"])
+        self.losses = self._loss_watch(data.get("losses"))
+        self.left_out |= set(data.get("left_out", ()))
+        self.batches.leave_out(self.left_out)
         self.clock = Clock(self.first_start, data.get("productive_seconds", 0.0))
         self.reporter.say(f"continuing from the checkpoint of step {step}")
         return state._replace(ema=jax.device_put(state.ema, self.shardings.ema))
 
     def _start(self) -> TrainState:
         """The state of step 0: initial values, or those of init_from."""
+        self.losses = self._loss_watch()
+        self.batches.seek(0)
+        self.batches.leave_out(self.left_out)
         folder = self.config.init_from
         if not folder or self.experiment.lora:
             return jax.jit(self._new_state, out_shardings=self.shardings)()
@@ -194,6 +259,9 @@ class _Run:
         params = load_params(folder, self.experiment.model_config, shapes, self.shardings.params)
         self.reporter.say(f"weights and EMA start from {folder}")
         return jax.jit(self._new_state, out_shardings=self.shardings)(params)
+
+    def _loss_watch(self, state: dict[str, Any] | None = None) -> LossWatch:
+        return LossWatch(self.config.train.spike_factor, state, self.experiment.tasks.names)
 
     def _load_frozen(self, shardings: Any) -> Any:
         """Weights that are used and not trained; None where all are."""
@@ -211,7 +279,7 @@ class _Run:
 
     def _held_out_batches(self) -> list[dict[str, jax.Array]]:
         rows, count = self.config.train.batch_rows, self.config.log.held_out_batches
-        stream = self._stream(rows, held_out=True, threads=1, prefetch=1)
+        stream = self._stream(rows, held_out=True, workers=0, threads=1, prefetch=1)
         found = [self.to_devices(next(stream), rows) for _ in range(count)]
         stream.close()
         return found
@@ -225,15 +293,19 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Starts a checkpoint of everything the run needs to go on."""
-        self.results.settle()
+        with self.watchdog.waiting_for("a step"):
+            self._collect(step)  # nothing is saved that came of a loss that goes wrong
         began = time.perf_counter()
         data = {
             "batches": step,  # of each step one; the next one is read already
             "stream_hash": stream_hash(self.fields),
             "stream": self.fields,
             "productive_seconds": self.clock.productive,
+            "losses": self.losses.state(),
+            "left_out": sorted(self.left_out),
         }
-        self.checkpoints.save(step, self.state, data)
+        with self.watchdog.waiting_for("a save"):
+            self.checkpoints.save(step, self.state, data)
         self.clock.pause(time.perf_counter() - began)
         self.saved_at, self.saved_step = time.monotonic(), step
 
@@ -246,7 +318,33 @@ class _Run:
         return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
-        """Until the last step or SIGTERM: save, step, log, next batch, evaluate.
+        """Trains until the last step or a signal; goes back where train.on_spike says so."""
+        while True:
+            try:
+                return self._train()
+            except _GoBack as back:
+                self._go_back(back)
+
+    def _go_back(self, back: "_GoBack") -> None:
+        """To the newest checkpoint, or the start, without the examples behind an incident."""
+        step, names = back.args
+        self.results = Results()
+        self.checkpoints.wait()
+        self.left_out |= names
+        self.state = self._restore() or self._start()
+        again = self.goings_back[int(self.state.step)] = (
+            self.goings_back.get(int(self.state.step), 0) + 1
+        )
+        if again > _BACK or not names:
+            raise SpikeError(
+                f"step {step}: the loss goes wrong again, {again} times after going back to step "
+                f"{int(self.state.step)}: the examples in incidents.jsonl are not the cause. Lower "
+                "optim.learning_rate, or set train.on_spike to another of report, skip, stop"
+            )
+        self.reporter.say(f"went back to step {int(self.state.step)}; left out: {sorted(names)}")
+
+    def _train(self) -> TrainState:
+        """Until the last step or a signal: save, step, log, next batch, evaluate.
 
         Everything that the devices need is given to them before anything is fetched from them: a
         step is dispatched, and while it runs the one before is reported and the next batch is read
@@ -255,7 +353,9 @@ class _Run:
         total = self.config.train.steps
         step = int(self.state.step)
         self.saved_at, self.saved_step, self.logged_step = time.monotonic(), step, step
-        self._observe(step)
+        self.unlogged, self.seen_skipped = [], int(self.state.skipped)
+        if step == 0:  # a run that goes on was observed where it was saved
+            self._observe(step)
         with Stop() as stop:
             try:
                 batch = self._read(step)
@@ -264,19 +364,28 @@ class _Run:
                         self.save(step)
                     if self.profile(step, self.results.newest):
                         self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
+                    self._set_limits(step)
                     self._advance(step, batch)
                     step += 1
                     batch = self._read(step)
-                    self.results.settle(ahead=1)
+                    with self.watchdog.waiting_for("a step"):
+                        self.results.settle(ahead=1)
                     self._observe(step)
+            except _GoBack:
+                raise
             except BaseException:
                 with contextlib.suppress(Exception):
                     self._log(step)  # what is done is told, whatever came after it
                 raise
             self._log(step)
-            self.save(step)
-            self.checkpoints.wait()
-        done = "finished" if step == total else "stopped by SIGTERM, checkpoint saved"
+            self.save(step)  # also sees what was not seen before
+            with self.watchdog.waiting_for("a save"):
+                self.checkpoints.wait()
+        done = (
+            "finished"
+            if step == total
+            else f"stopped by {stop.reason or 'SIGTERM'}, checkpoint saved"
+        )
         peak = memory_peak_gib()
         self.reporter.say(f"{done} at step {step}; peak memory {peak:.2f} GiB; {self.path}")
         return self.state
@@ -287,7 +396,8 @@ class _Run:
         if step >= train.steps:
             return None
         began = time.perf_counter()
-        batch = next(self.batches)
+        with self.watchdog.waiting_for("the next batch"):
+            batch = next(self.batches)
         if self.results.idle:  # otherwise the devices were busy meanwhile: nothing was lost
             self.clock.wait(time.perf_counter() - began)
         return self.to_devices(batch, train.batch_rows * train.accumulate)
@@ -295,8 +405,9 @@ class _Run:
     def _advance(self, step: int, batch: dict[str, jax.Array]) -> None:
         """Dispatches one step; reports those before it, when due, while it runs."""
         compiled = self.step.compiled
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            self.state, metrics = self.step(self.state, batch, self.frozen)
+        annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
+        with annotation, self.watchdog.waiting_for("the start of a step"):
+            self.state, metrics = self.step(self.state, batch, self.frozen, *self.limits)
         self.results.add(step + 1, metrics)
         self._log(step)
         self.clock.tick()
@@ -304,19 +415,67 @@ class _Run:
             self.results.settle()
             self.clock.restart()  # compilation is not part of the rate
 
+    def _collect(self, step: int) -> None:
+        """Fetches the metrics of the steps up to `step`, and looks at their losses."""
+        for number, metrics in self.results.fetch(step):
+            self.unlogged.append(metrics)
+            incident = self.losses.see(number, metrics, self.seen_skipped)
+            self.seen_skipped = int(metrics["skipped"])
+            if incident is not None:
+                self._handle(incident)
+
+    def _handle(self, incident: Incident) -> None:
+        """Writes an incident down and does what train.on_spike says."""
+        action = self.config.train.on_spike
+        found = [
+            self.batches.source.references(incident.step - 1, row)[slot]
+            for row, slot, _ in incident.slots
+        ]
+        names = frozenset(reference.name for reference in found)
+        back = action == "rewind" and names
+        stop = action == "stop" and incident.kind != "not finite"
+        done = "goes back" if back else "stops" if stop else ""
+        done = done or ("left the step out" if incident.left_out else "goes on")
+        if self.is_writer:
+            examples = [described(reference) for reference in found]
+            write_incident(self.path / "incidents.jsonl", incident, examples, done)
+            self.reporter.say(f"{describe(incident, examples)}; {done}")
+        if stop:
+            raise SpikeError(
+                f"step {incident.step}: {incident.kind}, train.on_spike='stop'; incidents.jsonl "
+                f"names the examples behind it; the last checkpoints are {self.checkpoints.steps()}"
+            )
+        if back:
+            raise _GoBack(incident.step, names)
+
+    def _set_limits(self, step: int) -> None:
+        """With train.on_spike="skip", from time to time: what the steps from here on allow.
+
+        At steps that no other setting moves, so that the result depends on none.
+        """
+        if self.config.train.on_spike != "skip":
+            self.limits: tuple = ()
+            return
+        if step % _LIMITS_EVERY == 0 and step:
+            with self.watchdog.waiting_for("a step"):
+                self._collect(step)
+            self.losses.set_limits()
+        self.limits = (self.losses.limits,)
+
     def _log(self, step: int) -> None:
         """Reports the steps since the last report, when one is due at this step."""
         train, log = self.config.train, self.config.log
         if step <= self.logged_step or (step % log.every_steps and step != train.steps):
             return
         self.logged_step = step
-        results = self.results.fetch(step)
+        self._collect(step)
+        results, self.unlogged = self.unlogged, []
         if not results:
             return
         rates = self.clock.report()  # empty where the only step so far was compiled
         last = results[-1]
         values = {
-            **step_means(results),
+            **step_means(results, self.experiment.tasks.names),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
             **(self.work.rates(rates["steps_per_second"]) if rates else {}),
@@ -342,18 +501,24 @@ class _Run:
         if not (evaluate or preview):
             return
         self._log(step)
-        self.results.settle()
+        with self.watchdog.waiting_for("a step"):
+            self.results.settle()
         began = time.perf_counter()
+        with self.watchdog.waiting_for("evaluation"):
+            self._evaluate(step, bool(evaluate), bool(preview))
+        self.clock.pause(time.perf_counter() - began)
+
+    def _evaluate(self, step: int, evaluate: bool, preview: bool) -> None:
+        total = self.config.train.steps
         params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
         if evaluate:
             key, sums = jax.random.key(self.config.seed + 1), None
             for number, batch in enumerate(self.held_out):
                 found = self.evaluate(params, batch, jax.random.fold_in(key, number))
                 sums = add_sums(sums, jax.device_get(found))
-            values = task_means(sums, "held_out")
+            values = task_means(sums, "held_out", self.experiment.tasks.names)
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")
         if preview:
             self.reporter.image(step, "samples", self.preview(params))
-        self.clock.pause(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a choice of schedules, clipping, a weight-decay mask; the EMA's warm-up."""
+"""The update rules and schedules, with clipping and a weight-decay mask; the EMA's warm-up."""
 
 from typing import Any
 
@@ -7,15 +7,18 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment.checks import check_section
+from onediff_jax.experiment.checks import check_section, complete
 
 
 def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     """Linear warm-up over `warmup_steps`, then the named schedule down to `end_factor` × peak.
 
-    "late_cosine" stays at the peak for the first half and follows a cosine in the second.
+    "late_cosine" stays at the peak for the first half and follows a cosine in the second. "wsd"
+    (warm-up, stable, decay) stays and falls linearly in the last `decay_share` of all steps.
+    "rsqrt" is the peak × √(warm-up ÷ step); it has no end to go down to.
     Raises ValueError for a warm-up that is longer than the run.
     """
+    config = ConfigDict(complete("optim", config))
     if not 0 <= config.warmup_steps < total_steps:
         raise ValueError(
             f"optim.warmup_steps={config.warmup_steps} must be in 0..{total_steps - 1}, below "
@@ -29,6 +32,21 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
         main = optax.linear_schedule(peak, end, rest)
     elif config.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, rest, config.end_factor)
+    elif config.schedule == "rsqrt":
+        origin = max(config.warmup_steps, 1)
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(peak / origin, peak, origin),
+                lambda step: peak * jnp.sqrt(origin / (origin + step)),
+            ],
+            [origin],
+        )
+    elif config.schedule == "wsd":
+        fall = min(round(total_steps * config.decay_share), rest)
+        main = optax.join_schedules(
+            [optax.constant_schedule(peak), optax.linear_schedule(peak, end, max(fall, 1))],
+            [rest - fall],
+        )
     else:
         hold = rest // 2
         fall = optax.cosine_decay_schedule(peak, max(rest - hold, 1), config.end_factor)
@@ -47,24 +65,94 @@ def decay_mask(params) -> dict:
 def make_optimizer(
     config: ConfigDict, total_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The update rule and its learning-rate schedule.
+    """The update rule of optim.name, after clipping, and its learning-rate schedule.
 
     Raises ValueError, naming the field, for values outside their range.
     """
     check_section("optim", config)
+    config = ConfigDict(complete("optim", config))
     schedule = learning_rate(config, total_steps)
-    tx = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            schedule,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=decay_mask,
-        ),
+    rule = _RULES[config.name](config, schedule)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule), schedule
+
+
+def _adamw(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        schedule,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        mu_dtype=_moments(config),
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
     )
-    return tx, schedule
+
+
+def _lion(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.lion(
+        schedule,
+        b1=config.b1,
+        b2=config.b2,
+        mu_dtype=_moments(config),
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
+    )
+
+
+def _muon(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon for the matrices of the layers (axes layer, in, out), AdamW for all else; both with
+    Nesterov's momentum.
+
+    Updates are scaled to the size of AdamW's, so that one learning rate fits both (Liu et al. 2025,
+    "Muon is scalable for LLM training", section 2.2).
+    """
+    return optax.contrib.muon(
+        schedule,
+        beta=config.b1,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mu_dtype=_moments(config),
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=_layer_matrices,
+        consistent_rms=0.2,
+    )
+
+
+def _layer_matrices(params: Any) -> Any:
+    """How muon sees each parameter; None for those that it leaves to AdamW."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+
+    def one(path: tuple, leaf: Any) -> Any:
+        return matrix if leaf.ndim == 3 and path[-1].key == "kernel" else None
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _adafactor(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Rows' and columns' means of squares in place of all of them; no mean of gradients."""
+    return optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _sgd(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.trace(config.b1, accumulator_dtype=_moments(config)),
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+_RULES = {"adamw": _adamw, "muon": _muon, "adafactor": _adafactor, "lion": _lion, "sgd": _sgd}
+
+
+def _moments(config: ConfigDict) -> Any:
+    """What optax calls the dtype of first moments; None: the parameters'."""
+    return None if config.moments_dtype == "float32" else jnp.dtype(config.moments_dtype)
 
 
 def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:

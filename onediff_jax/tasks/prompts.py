@@ -17,6 +17,7 @@ from onediff_jax.tasks import colors
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 _TOKEN = re.compile(r"\[\[(\w+)\]\]\s*")
+_KEPT = re.compile(r"(<(?:#[0-9A-Fa-f]{6} |item: )[^<>]*>)\s*")  # no part of a caption
 _REGION = re.compile(r"<(#[0-9A-Fa-f]{6}) (\w+) (mask|boundingbox): ([^<>]*)>")
 
 
@@ -63,6 +64,22 @@ def build(
     else:
         parts.append(caption.strip())
     return " ".join(part for part in parts if part)
+
+
+def without_caption(prompt: str) -> str:
+    """A prompt of `build` without its captions: the token, its regions and its item stay.
+
+    >>> without_caption("[[subject_driven]] <item: cup> [[img0]] a cup on grass [[img1]] a cup")
+    '[[subject_driven]] <item: cup>'
+    """
+    token = _TOKEN.match(prompt)
+    if token is None:
+        return ""
+    parts, end = [token[0].strip()], token.end()
+    while part := _KEPT.match(prompt, end):
+        parts.append(part[1])
+        end = part.end()
+    return " ".join(parts)
 
 
 def format_region(task: str, color: str, label: str, tasks: TaskSet = BUILT_IN) -> str:

@@ -151,6 +151,34 @@ def test_signals_are_the_trainers():
         time.sleep(0.1)
 
 
+KILLED = """
+import itertools, multiprocessing, os, signal, time
+import numpy as np
+from tests.data.test_pipeline import batches
+
+if __name__ == "__main__":
+    stream, want = batches(workers=2, prefetch=6), batches()
+    for number in range(30):
+        found = next(stream)
+        assert all(np.array_equal(v, found[k]) for k, v in next(want).items()), number
+        if number in (3, 29):  # on the way, and when nothing more is wanted
+            time.sleep(1)  # their pipes are full
+            multiprocessing.active_children()[number % 2].kill()
+    stream.close()
+    print("whole", multiprocessing.active_children())
+"""
+
+
+def test_killed_readers():
+    """The same batches come, and the end is an end: nothing waits for what was never sent."""
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "whole []\n"
+    assert "was ended by signal 9; reading starts again at batch" in ended.stderr
+
+
 def _runs(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -189,6 +217,24 @@ def test_seed_changes_order_and_draws():
     one, other = take(batches(seed=0), 2), take(batches(seed=1), 2)
     assert any((a["tokens"] != b["tokens"]).any() for a, b in zip(one, other, strict=True))
     assert any((a["clean"] != b["clean"]).any() for a, b in zip(one, other, strict=True))
+
+
+def test_prompts_without_captions():
+    """A quarter empty, half the token alone; where neither is drawn, and all else, as before."""
+    stream = BatchSource(groups(), PACKER, Draws(0.5, 0.25, 0.5), 0, 4)
+    before = BatchSource(groups(), PACKER, Draws(0.5, 0.25), 0, 4)
+    found = {"": 0, "token": 0, "whole": 0}
+    for row in range(40):
+        for ours, theirs in zip(stream._row(row), before._row(row), strict=True):
+            whole = ours.bundle.prompt
+            token = f"[[{ours.bundle.task}]]"
+            found[{"": "", token: "token", whole: "whole"}[ours.prompt]] += 1
+            assert theirs.prompt in ("", whole) and (ours.prompt == "") == (theirs.prompt == "")
+            np.testing.assert_array_equal(ours.bundle.frames, theirs.bundle.frames)
+            assert (ours.clean, ours.generate) == (theirs.clean, theirs.generate)
+    assert abs(found[""] - 40) < 20 and abs(found["token"] - 80) < 25 and found["whole"] > 20
+    with pytest.raises(ValueError, match=r"caption_dropout \+ token_only_share = 1\.1"):
+        Draws(0.5, 0.5, 0.6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

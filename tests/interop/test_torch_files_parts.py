@@ -118,6 +118,16 @@ def test_pictures_of_every_type_are_the_same():
     assert (white == 1).all()
 
 
+def test_transparency_is_white():
+    clear = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    assert (as_tensor(clear) == 1).all()
+    half = as_tensor(Image.new("LA", (16, 16), (0, 128)))
+    assert (half - 127 / 255).abs().max() < 0.01
+    palette = Image.new("P", (16, 16), 3)
+    palette.info["transparency"] = 3
+    assert (as_tensor(palette) == 1).all()
+
+
 def test_pictures_are_covered_and_cut_about_the_centre():
     pixels = np.zeros((32, 96, 3), np.uint8)
     pixels[:, 32:64] = 255

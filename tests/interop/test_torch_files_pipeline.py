@@ -1,5 +1,6 @@
 """Exported folders in diffusers: sampling against golden loops, and every kind of call."""
 
+import contextlib
 import io
 import json
 import os
@@ -220,7 +221,9 @@ def test_conditions_stay_clean_and_steer_the_result(pipe):
     other["generator"] = seeded(0)
     second = pipe.img2img(CAPTION, [picture(1)], **other).images
     assert (first - second).abs().max() > 1e-3
-    both = pipe.img2img(CAPTION, [condition], [0, 1], **SIZE, output_type="latent").images
+    both = pipe.img2img(
+        CAPTION, [condition], denoise_mask=[0, 1], **SIZE, output_type="latent"
+    ).images
     assert both.shape == (1, 16, 4, 6)
     kept = pipe.sample(
         [CAPTION], [[None, torch.from_numpy(condition).permute(2, 0, 1) * 2 - 1]], 32, 48
@@ -261,10 +264,35 @@ def test_views_and_cameras(pipe):
     [
         (lambda pipe: pipe("x", height=40, width=32), "multiples of 16"),
         (lambda pipe: pipe("x", height=32), "go together"),
-        (lambda pipe: pipe.img2img("x", [picture(0)], [1, 0, 0]), "asks for 2 condition"),
-        (lambda pipe: pipe.img2img("x", [picture(0)], [0]), "nothing to generate"),
+        (
+            lambda pipe: pipe.img2img("x", [picture(0)], denoise_mask=[1, 0, 0]),
+            "asks for 2 condition",
+        ),
+        (lambda pipe: pipe.img2img("x", [picture(0)], denoise_mask=[0]), "nothing to generate"),
         (lambda pipe: pipe(["x", "y"], generator=[seeded(0)]), "1 generators for 2 prompts"),
-        (lambda pipe: pipe(["x", "y"], ["a", "b", "c"]), "3 negative prompts for 2"),
+        (
+            lambda pipe: pipe(["x", "y"], negative_prompt=["a", "b", "c"]),
+            "3 negative prompts for 2",
+        ),
+        (lambda pipe: pipe(), "give prompt, or prompt_embeds"),
+        (lambda pipe: pipe([1]), r"must be strings, got \['int'\]"),
+        (
+            lambda pipe: pipe("x", negative_prompt="a", NEGATIVE_PROMPT="b"),
+            "are the same: give one",
+        ),
+        (lambda pipe: pipe("x", forward_kwargs={"scale": 2}), r"has \['scale'\]; choose from"),
+        (lambda pipe: pipe("x", prompt_embeds=torch.zeros(1, 2, 48)), "not both"),
+        (lambda pipe: pipe(prompt_embeds=torch.zeros(1, 2, 48)), "needs prompt_attention_mask"),
+        (lambda pipe: pipe("x", latents=torch.zeros(1, 16, 2, 2), **SIZE), "latents"),
+        (lambda pipe: pipe("x", callback=print, callback_steps=0, **SIZE), "callback_steps=0"),
+        (lambda pipe: pipe.run("image2smell"), "is not one this model was trained on"),
+        (
+            lambda pipe: views(pipe, [1, 0, 1, 0], multiview_c2ws=np.ones((2, 3, 3))),
+            r"must be \(N, 4, 4\)",
+        ),
+        (lambda pipe: views(pipe, [1, 0, 1, 0], multiview_azimuths=[0]), "1 cameras for 2 views"),
+        (lambda pipe: views(pipe, [1, 0, 1, 0], multiview_focal_length=1111), "not pixels"),
+        (lambda pipe: views(pipe, [1, 0, 1]), "an image and a camera per view"),
         (lambda pipe: pipe.multiview("x", [], [None, 30]), "first camera"),
         (lambda pipe: pipe.multiview("x", [], [0, 30], [0]), "1 elevations for 2"),
     ],
@@ -272,6 +300,262 @@ def test_views_and_cameras(pipe):
 def test_bad_calls_say_what_is_wrong(pipe, call, message):
     with pytest.raises(ValueError, match=message):
         call(pipe)
+
+
+@pytest.mark.parametrize("name", ["__call__", "img2img", "multiview", "generate"])
+def test_a_misspelt_argument_is_named(pipe, name):
+    arguments = ["x", [], [0, 30]] if name == "multiview" else ["x"]
+    with pytest.raises(TypeError, match="negativ_prompt"):
+        getattr(pipe, name)(*arguments, negativ_prompt="a")
+
+
+def views(pipe, mask, **options):
+    options = {"height": 32, "width": 32, "num_inference_steps": 2, "output_type": "pt"} | options
+    options |= {"generator": seeded(0), "denoise_mask": mask, "is_multiview": True}
+    return pipe.img2img("[[multiview]] x", **options)
+
+
+def test_calls_of_the_released_code(pipe):
+    """In its order, by its names; each gives what our own names give."""
+    seen, fast = [], {**SIZE, "output_type": "pt"}
+    want = pipe("x", generator=seeded(0), negative_prompt="bad", guidance_scale=3.0, **fast).images
+    get = pipe("x", 32, 48, 3, 3.0, "bad", 1, 0.0, seeded(0), None, "pt", False, lambda *_: 0)
+    assert torch.equal(get[0], want)
+    assert pipe.num_timesteps == 3 and pipe.guidance_scale == 3.0
+    get = pipe.generate("x", 3, 3.0, "bad", 1, 32, 48, generator=seeded(0), output_type="pt").images
+    assert torch.equal(get, want)
+    options = {**fast, "callback": lambda *of: seen.append(of[0]), "callback_steps": 2, "eta": 0.5}
+    stretched = pipe("x", generator=seeded(0), forward_kwargs={"scale_factor": 1.5}, **fast).images
+    assert torch.equal(
+        stretched,
+        pipe("x", generator=seeded(0), scale_factor=1.5, noise_scale=None, **options).images,
+    )
+    none = pipe("x", generator=seeded(0), **fast).images
+    assert (none - stretched).abs().max() > 1e-3 and seen == [0, 2]
+    assert torch.equal(none, pipe("x", generator=seeded(0), NEGATIVE_PROMPT=None, **fast).images)
+    want = pipe.img2img(
+        CAPTION, picture(0), denoise_mask=[1, 0], generator=seeded(0), **fast
+    ).images
+    get = pipe.img2img(CAPTION, [picture(0)], 32, 48, 3, 4.0, [1, 0], None, 1, 0.0, seeded(0), None,
+                       "pt").images  # fmt: skip
+    assert torch.equal(get, want)
+    assert pipe.img2img("x", None, **fast).images.shape == (1, 3, 32, 48)
+    stretched = pipe.img2img(
+        CAPTION, picture(0, 64, 32), denoise_mask=[0, 1], do_crop=False, **fast
+    ).latents
+    assert stretched.shape == (1, 2, 16, 4, 6)
+
+
+def test_views_of_the_released_code(pipe):
+    """Orbits, camera-to-world matrices and intrinsics say the same; rays come back."""
+    mask, angles = [0, 0, 1, 0, 1, 1], [0, 30, None]
+    given = {"image": picture(0, 32, 32), "multiview_azimuths": angles}
+    orbit = views(pipe, mask, **given, multiview_elevations=[0, 10, None])
+    assert orbit.images.shape == (2, 3, 32, 32) and orbit.latents.shape == (1, 6, 16, 4, 4)
+    own = pipe.multiview("[[multiview]] x", picture(0, 32, 32), angles, [0, 10, None],
+                         height=32, width=32, num_inference_steps=2, generator=seeded(0),
+                         output_type="pt")  # fmt: skip
+    assert torch.equal(orbit.images, own.images)
+    c2ws = np.tile(np.eye(4), (2, 1, 1))
+    for i, (a, e) in enumerate(np.deg2rad([[0, 0], [30, 10]])):  # looking at the origin, z up
+        back = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+        right = np.array([-np.sin(a), np.cos(a), 0])
+        c2ws[i, :3] = np.stack([right, np.cross(back, right), back, 1.7 * back], 1)
+    k = np.diag([1.3887, 1.3887, 1.0])
+    k[:2, 2] = 0.5
+    for matrices in (c2ws, [torch.tensor(c2w) for c2w in c2ws]):
+        same = views(pipe, mask, image=picture(0, 32, 32), multiview_c2ws=matrices,
+                     multiview_intrinsics=torch.tensor(k))  # fmt: skip
+        torch.testing.assert_close(same.images, orbit.images, atol=1e-4, rtol=0)
+    k[0, 0] = 2.0
+    other = views(pipe, mask, image=picture(0, 32, 32), multiview_c2ws=c2ws, multiview_intrinsics=k)
+    assert (other.images - orbit.images).abs().max() > 1e-4
+    np.testing.assert_allclose(other.cameras[1]["R"], orbit.cameras[1]["R"], atol=1e-5)
+
+
+@contextlib.contextmanager
+def configured(model, **fields):
+    """Fields of a configuration, for a while."""
+    before = {name: model.config[name] for name in fields}
+    model.register_to_config(**fields)
+    try:
+        yield
+    finally:
+        model.register_to_config(**before)
+
+
+def test_sizes_are_those_of_training_or_of_the_released_code(pipe):
+    with configured(pipe.transformer, input_size=(1, 96, 96)):
+        assert pipe._size(None, None, None, "t2i") == (768, 768)
+        assert pipe._size(None, None, picture(0, 300, 400), "i2i") == (416, 576)
+        assert pipe._size(None, None, picture(0, 200, 300), "i2i") == (416, 608)
+        assert pipe._size(None, None, picture(0, 100, 480), "i2i") == (256, 1024)
+    sizes = {"i2i": [[64, 64], [48, 80]], "t2i": [[32, 32]]}
+    defaults = {"sizes": sizes, "num_inference_steps": 7, "guidance_scale": 1.0}
+    with configured(pipe, defaults=defaults):
+        assert pipe._size(None, None, picture(0, 300, 500), "i2i") == (48, 80)
+        assert pipe._size(None, None, picture(0, 400, 300), "i2i") == (64, 64)
+        assert pipe._size(None, None, None, "t2i") == (32, 32)
+        assert pipe._steps_and_guidance(None, None) == (7, 1.0)
+        assert pipe._steps_and_guidance(3, 2.0) == (3, 2.0)
+    assert pipe._steps_and_guidance(None, None) == (50, 4.0)
+
+
+def test_tasks_are_data(pipe):
+    tasks = {
+        "normal2image": {
+            "frames": ["image", "normal", "depth"],
+            "directions": {"normal2image": "first", "image2normal": "rest"},
+        },
+        "faceid": {"frames": ["image"], "repeats": True, "directions": {"faceid": "first"}},
+        "multiview": {"frames": ["image", "ray"], "directions": {"image2camera": "rays"}},
+    }
+    options = {**SIZE, "output_type": "pt"}
+    with configured(pipe, tasks=tasks):
+        found = pipe.run("image2normal", picture(0), "a", generator=seeded(0), **options).images
+        want = pipe.img2img(
+            "[[normal2image]] a",
+            [picture(0)],
+            denoise_mask=[0, 1, 1],
+            generator=seeded(0),
+            **options,
+        ).images
+        assert torch.equal(found, want) and len(found) == 2
+        assert len(pipe.run("faceid", [picture(0)] * 3, **options).images) == 1
+        with pytest.raises(ValueError, match="asks for 2 condition picture"):
+            pipe.run("normal2image", [picture(0)], **options)
+        with pytest.raises(ValueError, match="call multiview or estimate_cameras"):
+            pipe.run("image2camera", [picture(0)])
+
+
+def test_encode_then_sample_without_the_text_encoder(pipe):
+    fast = {**SIZE, "output_type": "pt", "guidance_scale": 3.0}
+    want = pipe(["x", "y"], negative_prompt="bad", generator=seeded(1, 2), **fast).images
+    encoder, rest = pipe.text_encoder, {}
+    names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds",
+             "negative_prompt_attention_mask")  # fmt: skip
+    alone = OneDiffusionPipeline(None, None, encoder, None, None)
+    rest = dict(zip(names, alone.encode_prompt(["x", "y"], negative_prompt="bad"), strict=True))
+    pipe.text_encoder = None
+    try:
+        assert torch.equal(pipe(**rest, generator=seeded(1, 2), **fast).images, want)
+        with pytest.raises(ValueError, match="no text_encoder: give prompt_embeds"):
+            pipe("x", **fast)
+        with pytest.raises(ValueError, match="give negative_prompt_embeds"):
+            pipe(**dict(list(rest.items())[:2]), **fast)
+    finally:
+        pipe.text_encoder = encoder
+
+
+def test_callbacks_of_diffusers(pipe):
+    from diffusers.callbacks import SDCFGCutoffCallback
+
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)
+    pipe("x", callback_on_step_end=cutoff, guidance_scale=3.0, **SIZE)
+    assert pipe.guidance_scale == 0.0 and not pipe.do_classifier_free_guidance
+    steps = []
+
+    def stop(pipe, step, t, tensors):
+        steps.append(step)
+        pipe._interrupt = True
+        return tensors
+
+    pipe("x", callback_on_step_end=stop, **SIZE)
+    assert steps == [0] and pipe.interrupt
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a scheduler with new numpy
+@pytest.mark.parametrize("name", ["FlowMatchHeunDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_schedulers_with_steps_of_their_own(pipe, name):
+    """More accurate ones come nearer to the limit of many Euler steps than Euler does."""
+    fast = {**SIZE, "output_type": "latent", "guidance_scale": 1.0}
+    latents, euler = torch.randn(1, 16, 4, 6, generator=seeded(0)), pipe.scheduler
+    limit = pipe("x", latents=latents, **fast | {"num_inference_steps": 100}).images
+    coarse = pipe("x", latents=latents, **fast | {"num_inference_steps": 8}).images
+    kind = getattr(diffusers, name)
+    with pytest.raises(ValueError, match="DDIMScheduler expects 'epsilon'"):
+        set_schedule(diffusers.DDIMScheduler(), 4096, 2, "cpu")
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    pipe.scheduler = kind.from_config(euler.config, **options if "DPM" in name else {})
+    try:
+        found = pipe("x", latents=latents, **fast | {"num_inference_steps": 8}).images
+    finally:
+        pipe.scheduler = euler
+    assert found.isfinite().all()
+    assert (found - limit).abs().mean() < 1.5 * (coarse - limit).abs().mean()
+
+
+def test_a_tiny_autoencoder_without_a_distribution(pipe):
+    tiny = diffusers.AutoencoderTiny(
+        latent_channels=16,
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    )
+    other = OneDiffusionPipeline(pipe.transformer, tiny, pipe.text_encoder, None, pipe.scheduler)
+    other.set_progress_bar_config(disable=True)
+    assert other.vae_scale_factor == 8
+    image = torch.rand(3, 32, 48) * 2 - 1
+    kept = other.sample([CAPTION], [[None, image]], 32, 48, num_inference_steps=1)[0, 1]
+    # SD3's pipeline has scaling · (z − shift), ours scaling · z.
+    torch.testing.assert_close(kept - 1.5305 * 0.0609, tiny.encode(image[None]).latents[0])
+    assert other.img2img("x", picture(0), **SIZE, output_type="np").images.shape == (1, 32, 48, 3)
+    other.enable_vae_slicing()
+    other.enable_vae_tiling()
+    pipe.enable_vae_tiling()
+
+
+def test_the_cache_of_the_first_block(pipe):
+    from diffusers import FirstBlockCacheConfig
+
+    fast = {**SIZE, "num_inference_steps": 6, "output_type": "pt"}
+    plain = pipe("x", generator=seeded(0), **fast).images
+    calls = []
+    hook = pipe.transformer.layers[-1].feed_forward.register_forward_hook(
+        lambda *_: calls.append(1)
+    )
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))
+    try:
+        cached = pipe("x", generator=seeded(0), **fast).images
+    finally:
+        pipe.transformer.disable_cache()
+        hook.remove()
+    assert 0 < len(calls) < 6
+    assert (cached - plain).abs().mean() < 0.4
+
+
+@pytest.mark.parametrize("comfyui", [False, True])
+def test_adapters_by_the_pipelines_own_methods(pipe, comfyui):
+    pytest.importorskip("peft")
+    fast = {**SIZE, "output_type": "pt"}
+    call = lambda: pipe("x", generator=seeded(0), **fast).images  # noqa: E731
+    plain = call()
+    torch.manual_seed(0)
+    a, b = torch.randn(4, 96), torch.randn(96, 4)
+    if comfyui:
+        names = "diffusion_model.layers.0.attention.wq."
+        tensors = {f"{names}lora_down.weight": a, f"{names}lora_up.weight": b / 2}
+        tensors[f"{names}alpha"] = torch.tensor(8.0)
+    else:
+        names = "transformer.layers.0.attention.wq.lora_"
+        tensors = {f"{names}A.weight": a, f"{names}B.weight": b}
+    weight = pipe.transformer.layers[0].attention.wq.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight += b @ a
+        want = call()
+        weight.copy_(before)
+    pipe.load_lora_weights(tensors, adapter_name="one")
+    torch.testing.assert_close(call(), want, atol=1e-4, rtol=0)
+    pipe.set_adapters(["one"], [0.0])
+    torch.testing.assert_close(call(), plain, atol=1e-5, rtol=0)
+    pipe.set_adapters(["one"], [1.0])
+    pipe.fuse_lora()
+    torch.testing.assert_close(call(), want, atol=1e-4, rtol=0)
+    pipe.unfuse_lora()
+    pipe.unload_lora_weights()
+    torch.testing.assert_close(call(), plain, atol=1e-4, rtol=0)
 
 
 SCRIPT = """
@@ -337,7 +621,8 @@ def test_t5_captions_and_autoencoder_scale(tmp_path):
         diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
     )
     pipe.set_progress_bar_config(disable=True)
-    embeds, mask = pipe.encode_prompt([CAPTION, ""])
+    embeds, mask, *null = pipe.encode_prompt([CAPTION, ""], False)
+    assert null == [None, None]
     assert embeds.shape == (2, 300, 48)
     assert mask[1].sum() == 1  # the end token
     assert 5 < mask[0].sum() < 60

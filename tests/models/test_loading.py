@@ -98,3 +98,46 @@ def test_shards_must_match_their_index(tmp_path):
         index.write_text(json.dumps({"weight_map": {"a": shard}}))
         with pytest.raises(ValueError, match="not in the folder"):
             read_tensors(tmp_path, "model")
+
+
+def test_two_layouts_in_one_folder_are_refused(tmp_path):
+    """diffusers reads the shards, transformers the single file: one of them is stale."""
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    with pytest.raises(
+        ValueError, match=r"model.safetensors and model.safetensors.index.json: one"
+    ):
+        read_tensors(tmp_path, "model")
+
+
+def entry(start, end, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "header, said",
+    [
+        ({"a": entry(0, 8), "b": entry(4, 12)}, "b overlaps a"),
+        ({"a": entry(0, 8), "b": entry(0, 8)}, "b overlaps a"),
+        ({"a": entry(0, 4, (1,)), "b": entry(8, 16)}, "b leaves bytes unused after a"),
+        ({"a": entry(0, 8)}, "8 bytes follow a"),
+        ({"a": entry(-8, 0)}, "a has shape"),
+        ({"a": entry(0, 8, (-1, -2))}, "a has shape"),
+        ({"a": entry(0, 8, (2.0,))}, "a has shape"),
+        ({"a": entry(0, 16, (2**62, 2**62))}, "a needs bytes 0 to 16"),
+        ({"a": entry(0, 16, (4, True))}, "a has shape"),
+        ({"a": {"dtype": "F32"}}, "a is described by"),
+        ({"a": 3}, "a is described by"),
+        ('{"a": %s, "a": %s}', "names a twice"),
+    ],
+)
+def test_hostile_headers(tmp_path, header, said):
+    if isinstance(header, dict):
+        text = json.dumps(header)
+    else:
+        text = header % (json.dumps(entry(0, 8)), json.dumps(entry(8, 16)))
+    content = len(text).to_bytes(8, "little") + text.encode() + bytes(16)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read_tensors(tmp_path, "model")

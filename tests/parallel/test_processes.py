@@ -4,6 +4,7 @@ Both run the same lines; what they say is compared.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -150,3 +151,32 @@ def test_rows_of_one_process():
     assert rows == (0, 1, 2)
     placed = place_rows({"task": np.arange(3)}, {"task": sharding}, rows, 3)
     np.testing.assert_array_equal(placed["task"], [0, 1, 2])
+
+
+STOPPED = """
+import os, signal, sys, time
+from onediff_jax.parallel import processes
+
+processes._SAME = 0.2
+with processes.Stop() as stop:
+    os.kill(os.getpid(), int(sys.argv[1]))
+    time.sleep(0.3)
+    print(stop(1), stop.reason, flush=True)
+    os.kill(os.getpid(), int(sys.argv[1]))
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "number, name, code", [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+)
+def test_a_second_signal_ends_at_once(number, name, code):
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(int(number))],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (ended.returncode, ended.stdout) == (code, f"True {name}\n")
+    assert f"{name}: saving a checkpoint and ending after this step" in ended.stderr
+    assert f"a second signal ({name}): ended at once" in ended.stderr

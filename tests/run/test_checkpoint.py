@@ -1,14 +1,16 @@
 """Checkpoints: whole or not at all, and clear about what is wrong."""
 
+import errno
 import shutil
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
-from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run import checkpoint
+from onediff_jax.run.checkpoint import CheckpointError, Checkpoints, SavedState, set_aside
 from onediff_jax.run.state import TrainState
 
 DATA = {"batches": 7, "stream_hash": "abc", "stream": {"rows": [["t2i", 1, 1, 16]], "w": 0.1}}
@@ -34,10 +36,10 @@ def saved(tmp_path):
     return tmp_path
 
 
-def restore(folder, like=None, step=None):
+def restore(folder, like=None, step=None, **options):
     checkpoints = Checkpoints(folder)
     try:
-        return checkpoints.restore(abstract(like or state()), step)
+        return checkpoints.restore(abstract(like or state()), step, **options)
     finally:
         checkpoints.close()
 
@@ -113,23 +115,138 @@ def test_damage(saved, what):
         else:
             file.unlink()
     with pytest.raises(CheckpointError, match="it may be damaged") as error:
-        restore(saved)
-    assert str(error.value).startswith(f"checkpoint 2 in {saved / 'checkpoints'} cannot be read")
-    assert "Other checkpoints: [1]" in str(error.value)
-    assert f"remove the folder {folder} to continue from the one before" in str(error.value)
+        restore(saved, strict=True)
+    assert str(error.value).startswith(f"{folder} cannot be read")
+    assert "Older checkpoints: [1]; without --strict the run goes on there" in str(error.value)
+    said = []
+    assert restore(saved, say=said.append)[0] == 1
+    assert said[-1].startswith(f"WARNING: checkpoint 2 is set aside as {folder.parent}/damaged-2")
+    assert "goes on from step 1, and trains the steps after it again" in said[-1]
+    names = sorted(p.name for p in folder.parent.iterdir())
+    assert names == ["1", "damaged-2"]
+    assert restore(saved, say=said.append)[0] == 1 and len(said) == 2
+
+
+def change_arrays(folder, name: str):
+    """Stores the checkpoint of a folder again with one bit of one array changed."""
+    about = (folder / "sums.json").read_bytes()
+    loaded, data = checkpoint.read(folder, abstract(state()))
+    array = np.asarray(loaded.params["layers"][name]).copy()
+    array.view(np.uint32).reshape(-1)[1] ^= 1 << 30
+    loaded.params["layers"][name] = jnp.asarray(array)
     shutil.rmtree(folder)
+    ocp.save_checkpointables(folder, {"state": loaded, "data": {**data, "checksums": True}})
+    (folder / "sums.json").write_bytes(about)
+
+
+def test_a_flipped_bit_is_named(saved):
+    """Whatever reads it: a run that goes on, and what reads a part."""
+    folder = saved / "checkpoints" / "2"
+    change_arrays(folder, "kernel")
+    with pytest.raises(CheckpointError) as error:
+        restore(saved, strict=True)
+    assert f"{folder} is damaged: the checksums of params/layers/kernel do not" in str(error.value)
+    like = abstract(state())
+    with pytest.raises(CheckpointError, match="checksums of params/layers/kernel do not fit"):
+        SavedState(saved).read({"params": like.params})
+    assert SavedState(saved).read({"ema": like.ema})["ema"]["layers"]["kernel"][0, 0] == 2
     assert restore(saved)[0] == 1
+
+
+def test_every_flip_of_a_file_is_seen(saved):
+    """In any file of a checkpoint; or it makes no difference to what is read."""
+    folder, rng = saved / "checkpoints" / "2", np.random.default_rng(0)
+    _, want, data = restore(saved)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+    large = [p for p in files if "/d/" in str(p)]
+    seen = 0
+    for file in [*large, *files[::3]]:
+        content = file.read_bytes()
+        place = int(rng.integers(len(content)))
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bytes(damaged))
+        try:
+            _, found, found_data = restore(saved, strict=True)
+        except CheckpointError:
+            seen += 1
+        else:
+            assert found_data == data
+            jax.tree.map(np.testing.assert_array_equal, found, want)
+        file.write_bytes(content)
+    assert seen  # others hit bytes that nothing reads
+
+
+@pytest.mark.parametrize("what", ["sums.json", "state", "data", "state/_METADATA"])
+def test_a_part_that_is_missing(saved, what):
+    part = saved / "checkpoints" / "2" / what
+    shutil.rmtree(part) if part.is_dir() else part.unlink()
+    assert restore(saved)[0] == 1
+    assert (saved / "checkpoints" / "damaged-2").is_dir()
+
+
+def test_without_any_that_can_be_read_nothing_changes(saved):
+    for step in (1, 2):
+        (saved / "checkpoints" / str(step) / "sums.json").write_text("")
+    with pytest.raises(
+        CheckpointError, match="no older one; damaged too: .2.. Nothing was changed"
+    ):
+        restore(saved)
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_a_run_whose_checkpoints_were_all_set_aside_does_not_begin_again(saved):
+    checkpoints = Checkpoints(saved)
+    checkpoints.check_fresh()
+    for step in (1, 2):
+        set_aside(saved / "checkpoints" / str(step))
+    assert checkpoints.steps() == []
+    with pytest.raises(CheckpointError, match=r"only \['damaged-1', 'damaged-2'\]"):
+        checkpoints.check_fresh()
+    checkpoints.close()
+
+
+def test_it_counts_when_it_is_on_the_disk(tmp_path, monkeypatch):
+    """All of it is synced, then it gets its name, then an older one goes."""
+    events = []
+    sync, remove = checkpoint.sync_tree, checkpoint._remove
+
+    def synced(folder):
+        steps = sorted(p.name for p in folder.parent.iterdir() if p.name.isdigit())
+        events.append((folder.name, (folder / "sums.json").exists(), steps))
+        sync(folder)
+
+    monkeypatch.setattr(checkpoint, "sync_tree", synced)
+    monkeypatch.setattr(
+        checkpoint, "_remove", lambda folder: (events.append(folder.name), remove(folder))
+    )
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    for step in (1, 2):
+        checkpoints.save(step, state(), DATA)
+    checkpoints.close()
+    assert events == [("saving-1", True, []), ("saving-2", True, ["1"]), "1"]
+
+
+def test_a_full_disk_is_raised_and_the_older_one_stays(saved, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "sync_tree", full)
+    checkpoints = Checkpoints(saved, keep_last=1)
+    checkpoints.save(3, state(), DATA)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert restore(saved)[0] == 2
 
 
 def test_an_unfinished_checkpoint_does_not_count(saved):
     """What a kill during saving leaves behind is not read, and swept away."""
-    unfinished = saved / "checkpoints" / "3.orbax-checkpoint-tmp"
-    shutil.copytree(saved / "checkpoints" / "2", unfinished)
+    names = ("3.orbax-checkpoint-tmp", "saving-3", "saving-3.orbax-checkpoint-tmp", "removing-1")
+    for name in names:
+        shutil.copytree(saved / "checkpoints" / "2", saved / "checkpoints" / name)
     assert restore(saved)[0] == 2
-    until = time.monotonic() + 30  # swept in the background
-    while unfinished.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not unfinished.exists()
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2"]
 
 
 @pytest.mark.parametrize("options", [{"keep_last": 0}, {"keep_every": -1}])

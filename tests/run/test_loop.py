@@ -173,7 +173,7 @@ def test_another_config_is_refused(straight, tmp_path):
     (workdir / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"data\.scenes: 64 in the checkpoint, 65 now"):
         train(shrunken(**CONFIG, data__scenes=65), workdir)
-    (workdir / "config.json").unlink()
+    assert not (workdir / "config.json").exists()  # a refused start writes nothing
     with pytest.raises(CheckpointError, match="another model or optimizer") as error:
         train(shrunken(**CONFIG, model__hidden_size=96), workdir)
     assert "q_norm/bias: saved (2, 48), this config (2, 96)" in str(error.value)
@@ -197,6 +197,34 @@ def test_bad_steps_are_survived_and_a_run_of_them_stops(tmp_path, monkeypatch):
     skipped = {line["step"]: line["skipped"] for line in lines}
     assert skipped[min(s for s in skipped if s >= 4)] == 1
     assert skipped[max(skipped)] >= 4
+
+
+def test_going_back_without_the_example_behind_a_spike(tmp_path, monkeypatch):
+    """One slot of batch 27 is a hundred times too bright: the run goes back to step 25, leaves that
+    example out, and ends. The line names it.
+    """
+    good = _Run.to_devices
+    slot = experiment().layout.chunk_slot == 1
+
+    def to_devices(self, batch, rows):
+        if self.batches.batches == 27:
+            batch["tokens"][0, slot] *= 100
+        return good(self, batch, rows)
+
+    monkeypatch.setattr(_Run, "to_devices", to_devices)
+    config = shrunken(**CONFIG | {"train__steps": 30}, train__on_spike="rewind", log__every_steps=4)
+    state = train(config, tmp_path)
+    (line,) = (tmp_path / "incidents.jsonl").read_text().splitlines()
+    line = json.loads(line)
+    (example,) = line["examples"]
+    assert (line["step"], line["kind"], line["action"]) == (27, "outlying loss", "goes back")
+    assert (example["row"], example["slot"]) == (0, 1)
+    assert example["task"] in example["example"] and example["loss"] > 100
+    assert int(state.step) == 30 and int(state.skipped) == 0
+    data = final_state(tmp_path, 30)[1]
+    assert data["left_out"] == [example["example"]]
+    steps = [json.loads(text)["step"] for text in (tmp_path / "metrics.jsonl").open()]
+    assert steps == [4, 8, 12, 16, 20, 24, 28, 30, 30]
 
 
 @pytest.mark.parametrize(

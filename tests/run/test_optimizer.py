@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -44,6 +45,8 @@ def test_warmup_never_is_zero():
         ("linear", 0.0775, 0.055, 0.01),
         ("cosine", 0.1 * (0.1 + 0.9 * 0.85355), 0.055, 0.01),
         ("late_cosine", 0.1, 0.1, 0.01),
+        ("wsd", 0.1, 0.1, 0.01),
+        ("rsqrt", 0.1 * (10 / 35) ** 0.5, 0.1 * (10 / 60) ** 0.5, 0.1 * (10 / 110) ** 0.5),
     ],
 )
 def test_schedules(name, quarter, half, last):
@@ -56,6 +59,61 @@ def test_schedules(name, quarter, half, last):
 def test_late_cosine_is_half_way_down_at_three_quarters():
     schedule = learning_rate(settings(schedule="late_cosine", warmup_steps=0), 100)
     np.testing.assert_allclose([schedule(0), schedule(75)], [0.1, 0.055], rtol=1e-4)
+
+
+def test_wsd_falls_at_the_end():
+    """In the last fifth of all steps, linearly."""
+    schedule = learning_rate(settings(schedule="wsd"), 110)
+    np.testing.assert_allclose(
+        [schedule(88), schedule(99), schedule(110)], [0.1, 0.055, 0.01], rtol=1e-4
+    )
+
+
+def layers(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    normal = {"layers": {"wq": {"kernel": rng.normal(size=(2, 6, 4))}, "gate": rng.normal(size=3)}}
+    normal["x_embedder"] = {"kernel": rng.normal(size=(5, 4))}
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), normal)
+
+
+@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor", "lion", "sgd"])
+def test_every_optimizer_goes_down(name, moments):
+    """f = ½·|p|²: its gradient is p; clipped, with the schedule at the step that is told."""
+    tx, schedule = make_optimizer(
+        settings(name=name, moments_dtype=moments, warmup_steps=0, learning_rate=0.02), 100
+    )
+    params = layers(0)
+    state = tx.init(params)
+    wide = [leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert (jnp.bfloat16 in wide) == (moments == "bfloat16" and name != "adafactor")
+    start = optax.tree.norm(params)
+    update = jax.jit(tx.update)
+    for step in range(30):
+        updates, state = update(params, at_step(state, jnp.int32(step)), params)
+        params = optax.apply_updates(params, updates)
+    assert optax.tree.norm(params) < 0.9 * start
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_muon_makes_the_layers_matrices_orthogonal():
+    """Its first update of a matrix has singular values that are alike; the rest has AdamW's."""
+    tx, _ = make_optimizer(settings(name="muon", warmup_steps=0, clip_norm=1e9), 100)
+    adamw, _ = make_optimizer(settings(warmup_steps=0, clip_norm=1e9), 100)
+    params, gradient = layers(0), layers(1)
+    found, _ = tx.update(gradient, tx.init(params), params)
+    want, _ = adamw.update(gradient, adamw.init(params), params)
+    for matrix in np.asarray(found["layers"]["wq"]["kernel"]):
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.max() / values.min() < 2
+        assert 0.3 < np.sqrt(np.square(matrix).mean()) / (0.2 * 0.1) < 1.7  # a fifth of the rate
+    for one, other in (
+        (found["x_embedder"]["kernel"], want["x_embedder"]["kernel"]),
+        (found["layers"]["gate"], want["layers"]["gate"]),
+    ):
+        ratio = np.asarray(one / other)  # Nesterov's momentum makes the first step longer
+        np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-4)
+        assert 1 <= ratio.flat[0] < 2
 
 
 def test_only_matrices_decay():

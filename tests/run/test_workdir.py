@@ -11,6 +11,8 @@ from etils.epath.testing import mock_epath
 from ml_collections import ConfigDict
 
 from onediff_jax.experiment.checks import upgrade
+from onediff_jax.files import write_json
+from onediff_jax.run.surroundings import changes
 from onediff_jax.run.workdir import (
     Workdir,
     WorkdirError,
@@ -99,8 +101,96 @@ def test_a_file_in_the_way(tmp_path):
 
 def test_damaged_config(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(WorkdirError, match=r"config\.json cannot be read"):
+    with pytest.raises(WorkdirError, match=r"config\.json cannot be read: it is cut off"):
         Workdir(tmp_path, config())
+
+
+@pytest.mark.parametrize("content", ["", "\0" * 30, '{"seed": '])
+def test_a_config_that_a_power_cut_emptied(tmp_path, content):
+    """Its copy in the newest checkpoint is compared and written again."""
+    Workdir(tmp_path, config()).release()
+    copy = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WorkdirError, match="No checkpoint holds a copy of it"):
+        Workdir(tmp_path, config())
+    write_json(made(tmp_path / "checkpoints" / "3") / "sums.json", {"config": copy})
+    with pytest.raises(WorkdirError, match="seed: 0 in the workdir, 1 now"):
+        Workdir(tmp_path, config(seed=1))
+    assert load_config(tmp_path).to_dict() == upgrade(CONFIG, "")
+    workdir = Workdir(tmp_path, config())
+    workdir.release()
+    assert workdir.notes[0].endswith("recovered from the newest checkpoint")
+    assert json.loads((tmp_path / "config.json").read_text()) == copy
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", '{"unix_time": "x"}'])
+def test_a_start_that_cannot_be_read(tmp_path, content):
+    Workdir(tmp_path, config()).release()
+    (tmp_path / "started.json").write_text(content)
+    workdir = Workdir(tmp_path, config())
+    workdir.release()
+    assert abs(workdir.first_start - time.time()) < 60
+    assert workdir.notes == [f"{tmp_path / 'started.json'} holds no time and is written again"]
+    assert Workdir(tmp_path, config()).notes == []
+
+
+def made(folder):
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_refused_start_leaves_nothing(tmp_path):
+    workdir = Workdir(tmp_path / "run", config(), write=False)
+    (workdir.path / "metrics.jsonl").write_text("")
+    workdir.release()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    Workdir(tmp_path / "mine", config(), write=False).release()
+    assert list((tmp_path / "mine").iterdir()) == []
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    Workdir(tmp_path / "mine", config(), write=False).release()
+    assert (tmp_path / "mine" / "notes.txt").exists()
+
+
+def start(folder, found, accept=False) -> list[str]:
+    """Notes of a start on which the run depends on `found`."""
+    workdir = Workdir(folder, config(), write=False)
+    try:
+        workdir.check_surroundings(found, changes, accept=accept)
+        workdir.begin()
+    finally:
+        workdir.release()
+    return workdir.notes
+
+
+def test_what_a_run_depends_on_is_compared(tmp_path):
+    first = {"versions": {"jax": "1"}, "code": {"a.py": "0", "b.py": "1"}, "base": {"w": "2"}}
+    other = {"versions": {"jax": "2"}, "code": {"a.py": "9", "c.py": "1"}}
+    assert start(tmp_path, first) == []
+    with pytest.raises(WorkdirError) as error:
+        start(tmp_path, other)
+    assert str(error.value).splitlines()[1:3] == [
+        "  the package's code: a.py changed, b.py is gone, c.py is new",
+        "  versions: jax 1 → 2",
+    ]
+    assert "--accept_changes" in str(error.value)
+    assert start(tmp_path, first) == []  # nothing was written
+    assert len(start(tmp_path, other, accept=True)) == 2
+    assert start(tmp_path, other) == []
+    with pytest.raises(WorkdirError, match="the weights of init_from: w changed"):
+        start(tmp_path, other | {"base": {"w": "3"}})  # known since the first start
+    history = json.loads((tmp_path / "surroundings.json").read_text())["accepted"]
+    assert len(history) == 1 and history[0]["changes"][1] == "versions: jax 1 → 2"
+
+
+def test_versions_of_an_older_run_are_compared(tmp_path):
+    Workdir(tmp_path, config()).release()
+    write_json(tmp_path / "versions.json", {"jax": "0.1"})
+    with pytest.raises(WorkdirError, match="versions: jax 0.1 → 1"):
+        start(tmp_path, {"versions": {"jax": "1"}})
+    (tmp_path / "versions.json").write_text("")
+    notes = start(tmp_path, {"versions": {"jax": "1"}})
+    assert "it is empty, as after a power cut; it is written again" in notes[0]
 
 
 def test_not_a_workdir(tmp_path):

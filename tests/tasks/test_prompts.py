@@ -81,3 +81,24 @@ def test_colour_code_and_name_must_agree():
         prompts.parse_regions("<#00FFFF red mask: dog>")
     with pytest.raises(ValueError, match="unknown colour 'grey'"):
         prompts.parse_regions("<#808080 grey mask: dog>")
+
+
+@pytest.mark.parametrize(
+    "prompt, want",
+    [
+        (prompts.build("depth2image", "a <cup> on grass"), "[[depth2image]]"),
+        (prompts.build("depth2image"), "[[depth2image]]"),
+        (prompts.build("faceid", "a man", sources=["a face", ""]), "[[faceid]]"),
+        (
+            prompts.build(
+                "semanticmap2image", "two", regions=[("cyan", "sheep"), ("red", "grass")]
+            ),
+            "[[semanticmap2image]] <#00FFFF cyan mask: sheep> <#FF0000 red mask: grass>",
+        ),
+        (prompts.build("subject_driven", "a cup", item="cup"), "[[subject_driven]] <item: cup>"),
+        ("", ""),
+        ("words alone", ""),
+    ],
+)
+def test_without_caption(prompt, want):
+    assert prompts.without_caption(prompt) == want

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from onediff_jax.data.prepared.manifest import is_as_written, read_manifest
+from onediff_jax.data.prepared.manifest import PASSED_FILE, is_as_written, read_manifest
 from onediff_jax.data.prepared.parts import damage
-from onediff_jax.data.prepared.plan import split_of
 from onediff_jax.data.prepared.record import Record, from_bytes
+from onediff_jax.data.prepared.split import split_of
 from onediff_jax.files import file_hash
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.own import own_tasks
 
 _AT_ONCE = 256  # records in memory
 
@@ -83,7 +83,10 @@ def _wrong(record: Record, manifest: dict[str, Any], facts: dict[str, Any]) -> s
     """What is wrong with a record that parses; empty if nothing."""
     if record.task != facts["task"]:
         return f"task {record.task}"
-    if split_of(record.split_key, manifest["plan"]["held_out"]) != facts["split"]:
+    asked = manifest["plan"]["held_out"]
+    share = max(asked, manifest.get("held_out", asked))
+    by_name = manifest["plan"].get("held_out_names")
+    if not by_name and split_of(record.split_key, share) != facts["split"]:
         return f"its group or key belongs to the other split than {facts['split']}"
     pixels = manifest["plan"]["encoders"]["pictures"]["kind"] == "pixels"
     dtype = np.uint8 if pixels else np.float16
@@ -91,12 +94,12 @@ def _wrong(record: Record, manifest: dict[str, Any], facts: dict[str, Any]) -> s
         return f"frames that are not {np.dtype(dtype)} (H, W, C)"
     if not pixels and not all(np.isfinite(frame).all() for frame in record.frames):
         return "latents that are not finite"
-    rays = "ray" in get_task(record.task).frames
     try:
-        get_task(record.task).roles(len(record.frames) * (2 if rays else 1))
+        task = own_tasks(manifest["plan"].get("own_tasks", {})).task(record.task)
+        task.picture_roles(len(record.frames))
     except ValueError as error:
         return str(error)
-    return "no cameras" if rays and record.cameras is None else ""
+    return "no cameras" if task.rays and record.cameras is None else ""
 
 
 def _check_index(folder: Path, manifest: dict[str, Any]) -> list[str]:
@@ -119,6 +122,19 @@ def _check_index(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return problems
 
 
+def not_read(folder: Path, names: int = 3) -> str:
+    """What lies in the source and is part of no record: per reason its number and first names."""
+    found: dict[str, list[str]] = {}
+    for line in (folder / PASSED_FILE).read_text().splitlines():
+        name, why = json.loads(line)
+        found.setdefault(why, []).append(name)
+    lines = []
+    for why, left in found.items():
+        more = ", …" if len(left) > names else ""
+        lines.append(f"not read: {len(left):,} ({why}): {', '.join(left[:names])}{more}")
+    return "\n".join(lines)
+
+
 def table(manifest: dict[str, Any]) -> str:
     """Tasks and splits, with records, frames, sizes and bytes, then the totals."""
     lines = [f"{'task':20} {'train':>10} {'held out':>10} {'frames':>8} {'MiB':>9}  sizes"]
@@ -132,6 +148,10 @@ def table(manifest: dict[str, Any]) -> str:
             f"{task:20} {facts['train']:>10,} {facts['held_out']:>10,} {frames:>8} "
             f"{size_of[task] / 2**20:>9,.1f}  {', '.join(facts['sizes'])}"
         )
+    if not any(facts["held_out"] for facts in manifest["tasks"].values()):
+        lines.append("nothing is held out: --held_out=SHARE or --held_out_list=FILE keeps some")
+    if manifest.get("merged"):
+        lines.append(f"{manifest['merged']:,} rows gave their captions to an earlier row's picture")
     encoders = manifest["plan"]["encoders"]
     text = encoders["text"]["kind"] if encoders["text"] else "captions only"
     lines.append(

@@ -3,12 +3,10 @@
 import concurrent.futures
 import contextlib
 import fcntl
-import multiprocessing
-import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from onediff_jax.data.prepared.annotated import AnnotatedSource
 from onediff_jax.data.prepared.manifest import PreparedError, parts_left, read_reports
 from onediff_jax.data.prepared.parts import part_name
 from onediff_jax.data.prepared.plan import Encoders, Plan
+from onediff_jax.data.prepared.workers import write_parts
 from onediff_jax.data.prepared.writer import plan_hash, write_part
 from onediff_jax.data.sources.report import Report
 
@@ -39,24 +38,49 @@ def run(
     if left is None:
         left = parts_left(folder, shards, plan.source, plan_hash(folder))
     report = read_reports(folder, shards, plan.max_bad_share, left)
-    count = multiprocessing.get_context("spawn").Value("q", 0)
-    pool, call = _pool(plan, encoders, folder, min(workers, max(len(left), 1)), count)
-    expected = sum(map(_size, (shards[n] for n in left)))
-    with _Progress(folder, len(shards), len(shards) - len(left), expected, count) as progress:
-        jobs = [pool.submit(call, shards[n], part_name(n, len(shards))) for n in left]
+    jobs = [(shards[n], part_name(n, len(shards))) for n in left]
+    expected = sum(_size(shard) for shard, _ in jobs)
+    with _Progress(folder, len(shards), len(shards) - len(jobs), expected) as progress:
+
+        def done(part: dict[str, Any]) -> None:
+            report.merge(Report.from_json(part["report"], plan.max_bad_share))
+            report.check(final=False)
+            progress.part_done(len(report.bad))
+
+        if encoders or isinstance(plan.source, AnnotatedSource) or workers == 1:
+            _in_threads(plan, encoders, folder, jobs, workers, tick=progress.tick, done=done)
+        else:
+            write_parts(plan, folder, jobs, workers, tick=progress.tick, done=done)
+
+
+class _Stopped(BaseException):
+    """Raised in a thread that is to end: nobody waits for its part any more."""
+
+
+def _in_threads(plan, encoders, folder, jobs, workers: int, *, tick, done) -> None:
+    """Writes parts in threads that share the networks; they end at their next example when
+    something goes wrong or Ctrl-C is pressed."""
+    stop = threading.Event()
+
+    def count(examples: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        tick(examples)
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        parts = [pool.submit(write_part, plan, encoders, *job, folder, count) for job in jobs]
         try:
-            for job in concurrent.futures.as_completed(jobs):
-                part = job.result()
-                report.merge(Report.from_json(part["report"], plan.max_bad_share))
-                report.check(final=False)
-                progress.part_done(len(report.bad))
+            for part in concurrent.futures.as_completed(parts):
+                done(part.result())
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps other preparations out of it; removes what a killed one left.
+    """Makes a folder and keeps other preparations out of it; removes half-written files, those that
+    a killed one left and, at the end, those of workers that were stopped.
 
     Raises PreparedError when it cannot be written or another preparation is at work.
     """
@@ -70,61 +94,24 @@ def claim(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PreparedError(f"{folder} is in use by another preparation") from None
-        for stale in folder.rglob(".*.tmp"):
-            stale.unlink()
-        yield
+        _sweep(folder)
+        try:
+            yield
+        finally:
+            _sweep(folder)
 
 
-class _Work:
-    """What a worker does, with everything it needs."""
-
-    def __init__(self, plan: Plan, encoders: Encoders, folder: Path, count):
-        self._plan, self._encoders, self._folder, self._count = plan, encoders, folder, count
-
-    def __call__(self, shard: str, name: str) -> dict[str, Any]:
-        return write_part(self._plan, self._encoders, shard, name, self._folder, self._tick)
-
-    def _tick(self, examples: int) -> None:
-        with self._count.get_lock():
-            self._count.value += examples
-
-
-def _pool(
-    plan: Plan, encoders: Encoders, folder: Path, workers: int, count
-) -> tuple[concurrent.futures.Executor, Callable]:
-    """The workers, and what to submit to them: (shard, part name) → part."""
-    if encoders or isinstance(plan.source, AnnotatedSource) or workers == 1:
-        return (
-            concurrent.futures.ThreadPoolExecutor(workers),
-            _Work(plan, encoders, folder, count),
-        )
-    # Forking a process that runs threads (jax, grain) can hang the child.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_process,
-        initargs=(plan, folder, count),
-    )
-    return pool, _call_process
-
-
-def _start_process(plan: Plan, folder: Path, count) -> None:
-    global _work  # the plan goes to a process once, not with every part
-    _work = _Work(plan, Encoders(), folder, count)
-    # A parent that was killed cannot stop its children; without this they would work on.
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _call_process(shard: str, name: str) -> dict[str, Any]:
-    return _work(shard, name)
+def _sweep(folder: Path) -> None:
+    for stale in folder.rglob(".*.tmp"):
+        stale.unlink(missing_ok=True)
 
 
 class _Progress:
     """A line that tells how far it is: parts, examples, rate, time left, bad records, where to."""
 
-    def __init__(self, folder: Path, parts: int, done: int, expected: int, count):
-        self._folder, self._parts, self._before, self._count = folder, parts, done, count
+    def __init__(self, folder: Path, parts: int, done: int, expected: int):
+        self._folder, self._parts, self._before = folder, parts, done
+        self._count, self._lock = 0, threading.Lock()
         self._expected = expected  # examples, as far as the shards' names tell
         self._done, self._bad = done, 0
         self._begin = time.monotonic()
@@ -141,6 +128,11 @@ class _Progress:
         self._thread.join()
         print(self._line(), file=sys.stderr, flush=True)
 
+    def tick(self, examples: int) -> None:
+        """So many more were read."""
+        with self._lock:
+            self._count += examples
+
     def part_done(self, bad: int) -> None:
         """Another part is finished; `bad` records so far."""
         self._done += 1
@@ -153,7 +145,7 @@ class _Progress:
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._begin, 1e-9)
-        examples, now = self._count.value, self._done - self._before
+        examples, now = self._count, self._done - self._before
         left = "?"
         if now:
             left = _duration(seconds / now * (self._parts - self._done))

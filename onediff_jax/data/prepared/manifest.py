@@ -9,9 +9,11 @@ no machine's names: the same data, prepared again in any way, gives the same fil
         text        text.kind ("hashed", or "cached" with embeddings), text.folder as it was given
                     ("" without), max_length (tokens, of cached prompts)
         groups      task group → {"frames", "tokens"}: the smallest slot that holds its examples
+        slots       (group, frames, tokens), …: kinds of slots that hold every example
     tasks           task → records in "train" and "held_out", fewest and most pictures ("frames"),
                     "sizes" as WIDTHxHEIGHT in pixels
     sizes           WIDTHxHEIGHT → records
+    held_out        the share that was held out: the plan's, or what spares one (split.py)
     records, bytes, enlarged, merged, bad, not_read     counts
     files, index    every file with its bytes and SHA-256
     inputs_sha256   of everything that was read
@@ -20,20 +22,22 @@ no machine's names: the same data, prepared again in any way, gives the same fil
 """
 
 import collections
+import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from onediff_jax.data.prepared.parts import part_file, part_name, read_part, survey
 from onediff_jax.data.prepared.plan import READABLE, Plan
+from onediff_jax.data.prepared.split import share_for
 from onediff_jax.data.prepared.writer import MANIFEST_FILE, PLAN_FILE
 from onediff_jax.data.sources.base import Source
 from onediff_jax.data.sources.report import Report
 from onediff_jax.files import FileError, read_json, replace_file, text_hash, write_json
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import TaskSet
 
 FILE = MANIFEST_FILE
 BAD_FILE = "bad_records.jsonl"
@@ -124,7 +128,11 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
     inputs = [[path, known[0]] for part in parts for path, known in part["inputs"].items()]
     manifest = {
         "plan": fields,
-        "training": {**plan.training, "groups": _groups(tasks)},
+        "training": {
+            **plan.training,
+            "groups": _groups(tasks, plan.fitting.definitions),
+            "slots": _slots(tasks, plan.fitting.definitions),
+        },
         "records": sum(file["records"] for file in files),
         "bytes": sum(file["bytes"] for file in files),
         "enlarged": sum(file["enlarged"] for file in files),
@@ -133,6 +141,8 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
         "bad": report.counts(),
         "not_read": dict(sorted(collections.Counter(why for _, why in passed).items())),
         "merged": sum(part["merged"] for part in parts),
+        "held_out": max(part["held_out"] for part in parts),
+        "held_out_names": sorted({name for part in parts for name in part["held_out_names"]}),
         "inputs_sha256": text_hash([inputs, [part["content"] for part in parts]]),
         "index": [part["index"] for part in parts],
         "files": files,
@@ -142,6 +152,29 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
     manifest["checksum"] = text_hash(manifest)
     write_json(folder / FILE, manifest, indent=1)
     return manifest
+
+
+def spare_one(folder: Path, plan: Plan) -> tuple[Plan, list[int]]:
+    """What holds out one group or picture where the share took none: the plan with the share that
+    does, and the numbers of the parts to be written again by it; none where one is held out."""
+    shards = plan.source.shards()
+    parts = list(_parts(folder, shards))
+    taken = any(file["split"] == "held_out" for part in parts for file in part["files"])
+    if not plan.spare_one or not plan.held_out or plan.held_out_names or taken:
+        return plan, []
+    places = [[line["place"] for line in read_index(folder / p["index"]["file"])] for p in parts]
+    distinct = {place for part in places for place in part}
+    if len(distinct) < 2:
+        return plan, []
+    lowest = min(distinct)
+    changed = dataclasses.replace(plan, held_out=share_for(lowest))
+    return changed, [number for number, part in enumerate(places) if lowest in part]
+
+
+def read_index(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of an index file: key, file, position and, since version 4, place (split.py)."""
+    with open(file, encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def _count(files: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -158,16 +191,28 @@ def _count(files: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return tasks
 
 
-def _groups(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _groups(tasks: dict[str, dict[str, Any]], definitions: TaskSet) -> dict[str, dict[str, int]]:
     """Task group → frames (rays counted) and tokens per frame that hold every example of it."""
     groups: dict[str, dict[str, int]] = {}
     for name, facts in tasks.items():
-        task = get_task(name)
+        task = definitions.task(name)
         room = groups.setdefault(task.group, {"frames": 0, "tokens": 0})
-        frames = facts["frames"][1] * (2 if "ray" in task.frames else 1)
+        frames = facts["frames"][1] * task.per_picture
         tokens = max(math.prod(map(int, size.split("x"))) // 256 for size in facts["sizes"])
         room["frames"], room["tokens"] = max(room["frames"], frames), max(room["tokens"], tokens)
     return dict(sorted(groups.items()))
+
+
+def _slots(tasks: dict[str, dict[str, Any]], definitions: TaskSet) -> list[list]:
+    """The kinds of slots, (group, frames, tokens per frame), that hold every example: one per task
+    group; of "i2i", whose bundles have one length each, one per number of frames."""
+    room: dict[tuple[str, int], list[int]] = {}
+    for name in tasks:
+        (group, facts), *_ = _groups({name: tasks[name]}, definitions).items()
+        kind = (group, facts["frames"] if group == "i2i" else 0)
+        most = room.setdefault(kind, [0, 0])
+        most[:] = max(most[0], facts["frames"]), max(most[1], facts["tokens"])
+    return [[group, *most] for (group, _), most in sorted(room.items())]
 
 
 def _write_lines(file: Path, values: Iterable[Any]) -> None:

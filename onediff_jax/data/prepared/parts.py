@@ -8,6 +8,7 @@ the part consists of and of all that it was made from, and a sum over itself:
     files, index       what was written, with bytes and SHA-256
     inputs             path → [SHA-256 or null where there was no file, stamp…], see journal.Content
     passed_over        [name, why] of what the shard's place holds and no record took
+    held_out, held_out_names     the share that was held out, or the names of the list that it has
     merged, report     rows that became part of others; good and bad records
 """
 

@@ -11,12 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from onediff_jax.data.prepared.fit import Fitting
+from onediff_jax.data.prepared.split import SPLITS as SPLITS
+from onediff_jax.data.prepared.split import Split
+from onediff_jax.data.prepared.split import split_of as split_of
 from onediff_jax.data.sources.base import Source
-from onediff_jax.files import file_hash
+from onediff_jax.files import file_hash, text_hash
+from onediff_jax.tasks.own import definitions_of
 
 FORMAT_VERSION = 4  # raise it when the same plan starts to give other bytes
 READABLE = (2, 3, 4)  # versions whose finished folders are read
-SPLITS = ("train", "held_out")
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _PACKAGES = ("onediff-jax", "numpy", "pillow", "opencv-python-headless", "scipy", "array-record")
 
@@ -72,10 +75,12 @@ class Plan:
     Attributes:
       source: what is read.
       fitting: sizes and tasks.
-      held_out: share of the groups, and of the examples without one, that is kept from training
-        (0..1), chosen by the hash of their names.
+      held_out: share of the groups, and of the pictures without one, that is kept from training
+        (0..1), see split.py.
       max_bad_share: share of bad records (0..1) above which the preparation stops.
       make_encoders: called once per process.
+      held_out_names: what is held out in place of a share; empty: the share decides.
+      spare_one: where the share takes nothing, one group or picture is held out all the same.
       training: of the manifest, see manifest.py; says what a config needs and decides nothing.
 
     Raises:
@@ -87,6 +92,8 @@ class Plan:
     held_out: float
     max_bad_share: float
     make_encoders: Callable[[], Encoders] = Encoders
+    held_out_names: frozenset[str] = frozenset()
+    spare_one: bool = False
     training: dict[str, Any] = dataclasses.field(
         default_factory=lambda: {
             "encoder": "light",
@@ -100,6 +107,11 @@ class Plan:
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share={self.max_bad_share} must be in 0..1")
 
+    @property
+    def split(self) -> Split:
+        """Which examples are held out."""
+        return Split(self.held_out, self.held_out_names)
+
     def fields(self, encoders: Encoders) -> dict[str, Any]:
         """What determines the output, as JSON values: two runs with equal fields write the same
         bytes. The limit on bad records is not among them."""
@@ -109,19 +121,18 @@ class Plan:
             "source": self.source.describe(),
             "parts": len(shards),
             "parts_sha256": hashlib.sha256("\0".join(shards).encode()).hexdigest(),
-            **dataclasses.asdict(self.fitting),
+            "tasks": self.fitting.tasks,
+            "aspects": self.fitting.aspects,
+            "tokens": self.fitting.tokens,
+            "given": self.fitting.given,
+            "own_tasks": definitions_of(self.fitting.definitions),
             "held_out": self.held_out,
+            "held_out_names": text_hash(sorted(self.held_out_names)) if self.held_out_names else "",
+            "spare_one": self.spare_one,
             "encoders": encoders.identity(),
             "versions": {name: version(name) for name in _PACKAGES},
         }
         return json.loads(json.dumps(fields, sort_keys=True))
-
-
-def split_of(key: str, held_out: float) -> str:
-    """ "held_out" for that share of all keys (Record.split_key), "train" for the others, by their
-    hash alone: a scene, a subject, and every task made from a picture are on one side."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return SPLITS[int.from_bytes(digest, "little") / 2**64 < held_out]
 
 
 def weights_hash(folder: Path, patterns: tuple[str, ...] = _WEIGHTS) -> str:

@@ -7,9 +7,11 @@ most recently used stay open, so memory does not grow with the folder or with th
 import bisect
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -19,10 +21,11 @@ from scipy import special
 
 from onediff_jax.data.bundle import Bundle, Encoded
 from onediff_jax.data.codec import LightCodec
-from onediff_jax.data.prepared.manifest import PreparedError, read_manifest
+from onediff_jax.data.prepared.manifest import FILE, PreparedError, read_index, read_manifest
 from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
 from onediff_jax.tasks import cameras as ray_maps
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
+from onediff_jax.tasks.own import own_tasks
 
 _OPEN_FILES = 128  # per folder, task and split
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -44,11 +47,28 @@ class PreparedFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.manifest: dict[str, Any] = read_manifest(self.path)
+        self._left_out: dict[str, np.ndarray] = {}
+        for facts in self.manifest["files"]:
+            file = self.path / facts["file"]
+            size = file.stat().st_size if file.exists() else None
+            if size != facts["bytes"]:
+                how = "is missing" if size is None else f"has {size} bytes, not {facts['bytes']}"
+                raise PreparedError(f"{file} {how}; run prepare again, or prepare --check")
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Per task: records in "train" and "held_out", fewest and most "frames", "sizes"."""
         return self.manifest["tasks"]
+
+    @property
+    def own_tasks(self) -> dict[str, Any]:
+        """Definitions of the tasks of one's own, by name; folders of older versions have none."""
+        return self.manifest["plan"].get("own_tasks", {})
+
+    @functools.cached_property
+    def definitions(self) -> TaskSet:
+        """The built-in tasks, and those of one's own."""
+        return own_tasks(self.own_tasks, f"{self.path / FILE}")
 
     @property
     def pictures(self) -> dict[str, Any]:
@@ -63,32 +83,74 @@ class PreparedFolder:
     def records(self, task: str, split: str) -> "Records":
         """The records of a task and split ("train" or "held_out"), in the order of the source."""
         files = [f for f in self.manifest["files"] if (f["task"], f["split"]) == (task, split)]
-        return Records(self.path, files)
+        begin, left_out = 0, []
+        for facts in files:
+            left_out.append(begin + self._left_out.get(facts["file"], np.zeros(0, np.int64)))
+            begin += facts["records"]
+        return Records(self.path, files, np.concatenate(left_out) if left_out else None)
+
+    @property
+    def split_rule(self) -> tuple[Any, ...]:
+        """What decides which records are held out; folders of one rule agree on every picture."""
+        plan = self.manifest["plan"]
+        by_picture = plan["format_version"] >= 4
+        share = self.manifest.get("held_out", plan["held_out"])
+        return by_picture, share, plan.get("held_out_names", "")
+
+    def held_out_places(self) -> set[int]:
+        """split.place_of of the held-out records; empty for folders of versions before 4."""
+        return {line["place"] for line in self._index() if self._split_of(line) == "held_out"}
+
+    def leave_out(self, places: set[int]) -> int:
+        """Takes the records of these places out of the training records; their number."""
+        found: dict[str, list[int]] = collections.defaultdict(list)
+        for line in self._index():
+            if line["place"] in places and self._split_of(line) == "train":
+                found[line["file"]].append(line["position"])
+        self._left_out = {file: np.array(sorted(p), np.int64) for file, p in found.items()}
+        return sum(map(len, self._left_out.values()))
+
+    def _split_of(self, line: dict[str, Any]) -> str:
+        return "held_out" if "/held_out-" in line["file"] else "train"
+
+    def _index(self) -> Iterator[dict[str, Any]]:
+        for facts in self.manifest.get("index", ()):
+            file = self.path / facts["file"]
+            try:
+                yield from read_index(file)
+            except (OSError, ValueError) as error:
+                raise PreparedError(f"{file} cannot be read: {error}") from None
 
 
 class Records:
     """A sequence of records over many files; thread-safe, and a copy in another process opens its
-    own files.
+    own files. `left_out` are the sorted numbers of records that are not part of it.
 
     Raises PreparedError when a file is missing or damaged, naming it.
     """
 
-    def __init__(self, folder: Path, files: list[dict[str, Any]]):
+    def __init__(
+        self, folder: Path, files: list[dict[str, Any]], left_out: np.ndarray | None = None
+    ):
         self._folder, self._files = folder, files
+        self._left_out = np.zeros(0, np.int64) if left_out is None else left_out
+        # Before record n of those that stay there are so many that do not.
+        self._gaps = self._left_out - np.arange(len(self._left_out))
         self._ends = list(itertools.accumulate(file["records"] for file in files))
         self._readers: collections.OrderedDict[int, ArrayRecordReader] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self):
-        return Records, (self._folder, self._files)
+        return Records, (self._folder, self._files, self._left_out)
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return (self._ends[-1] if self._ends else 0) - len(self._left_out)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
+        index += int(np.searchsorted(self._gaps, index, side="right"))
         number = bisect.bisect_right(self._ends, index)
         position = index - (self._ends[number - 1] if number else 0)
         try:
@@ -132,12 +194,14 @@ class Decoding:
       scaling: latents = scaling · z, of pictures that are stored as posteriors.
       max_frames: room in a slot; longer identity and multiview examples lose frames at random.
       cached_text: use the cached embeddings; their prompts name every picture, so none is lost.
+      tasks: where the records' tasks are looked up.
     """
 
     codec: LightCodec
     scaling: float | None
     max_frames: int
     cached_text: bool = False
+    tasks: TaskSet = BUILT_IN
 
     def latents(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(h, w, c) float32 of a stored frame; a posterior is sampled."""
@@ -177,6 +241,8 @@ class Stored:
             for frame in record.frames
         ]
         truth = {"cameras": record.cameras, "key": record.key, **record.extras}
+        if record.regions:
+            truth["regions"] = list(record.regions)
         frames = self._with_rays(record, frames)
         return Bundle(record.task, text[0], frames, truth, text[1])
 
@@ -184,16 +250,18 @@ class Stored:
         record = self._views(rng)
         if self.decoding.cached_text:
             number = int(rng.integers(len(record.texts)))
-            return record, (prompt_choices(record)[number], record.texts[number])
+            prompt = prompt_choices(record, self.decoding.tasks)[number]
+            return record, (prompt, record.texts[number])
         captions = [c[rng.integers(len(c))] if c else "" for c in record.captions]
-        return record, (prompt_of(record, captions), None)
+        return record, (prompt_of(record, captions, self.decoding.tasks), None)
 
     def _views(self, rng: np.random.Generator) -> Record:
         """The record with as many pictures as are drawn; the first one always stays."""
-        record, task = self.record, get_task(self.record.task)
-        per_picture = 2 if "ray" in task.frames else 1
-        most = min(len(record.frames), self.decoding.max_frames // per_picture)
-        least = min(task.min_frames // per_picture, most)
+        record, task = self.record, self.decoding.tasks.task(self.record.task)
+        if not task.loses_frames:
+            return record
+        most = min(len(record.frames), self.decoding.max_frames // task.per_picture)
+        least = min(task.min_frames // task.per_picture, most)
         count = int(rng.integers(least, most + 1))
         keep_all = self.decoding.cached_text and task.group == "identity"
         if count == len(record.frames) or keep_all:

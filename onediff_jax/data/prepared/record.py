@@ -18,7 +18,7 @@ import numpy as np
 
 from onediff_jax.tasks import prompts
 from onediff_jax.tasks.cameras import Cameras
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 _MAGIC = b"ODR1"
 _DTYPES = {"uint8": np.uint8, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -35,7 +35,7 @@ class Record:
 
     Attributes:
       key: of the source's example.
-      task: name in tasks.TASKS.
+      task: name of a built-in task or one's own.
       captions: per picture, zero or more alternatives; training draws one of each.
       frames: the pictures, target first; all uint8 (H, W, 3), or all float16 (H/8, W/8, 2·c): mean
         and log-variance of an autoencoder's posterior, unscaled. Rays are not stored: they follow
@@ -44,6 +44,7 @@ class Record:
       texts: embeddings (l, d) bfloat16 of `prompt_choices`, real tokens only; empty when the text
         encoder runs in training.
       extras: further JSON values: the depth normalisation, what the source kept.
+      split_by: split.picture_key of an example that stands alone.
     """
 
     key: str
@@ -56,20 +57,22 @@ class Record:
     group: str | None = None
     texts: tuple[np.ndarray, ...] = ()
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+    split_by: str | None = None
 
     @property
     def split_key(self) -> str:
-        """What decides its side of the split: the group, or the key of one that stands alone."""
-        return self.group or self.key
+        """What decides its side of the split: the group, or the picture of one that stands alone
+        (its key, in folders of versions before 4)."""
+        return self.group or self.split_by or self.key
 
 
-def prompt_of(record: Record, captions: Sequence[str]) -> str:
+def prompt_of(record: Record, captions: Sequence[str], tasks: TaskSet = BUILT_IN) -> str:
     """The prompt with one caption chosen for each picture; without any, the task token alone.
 
     Raises ValueError for regions or an item that the task cannot have.
     """
     sources = None
-    if get_task(record.task).group == "identity" and any(captions):
+    if tasks.task(record.task).group == "identity" and any(captions):
         sources = list(captions[1:])
     return prompts.build(
         record.task,
@@ -77,15 +80,16 @@ def prompt_of(record: Record, captions: Sequence[str]) -> str:
         regions=record.regions,
         item=record.item,
         sources=sources,
+        tasks=tasks,
     )
 
 
-def prompt_choices(record: Record) -> tuple[str, ...]:
+def prompt_choices(record: Record, tasks: TaskSet = BUILT_IN) -> tuple[str, ...]:
     """The prompts whose embeddings are cached: number k takes caption k of every picture (picture
     with fewer captions start again from their first)."""
     count = max([1, *map(len, record.captions)])
     return tuple(
-        prompt_of(record, [c[k % len(c)] if c else "" for c in record.captions])
+        prompt_of(record, [c[k % len(c)] if c else "" for c in record.captions], tasks)
         for k in range(count)
     )
 
@@ -110,6 +114,7 @@ def to_bytes(record: Record) -> bytes:
         "frames": len(record.frames),
         "arrays": [[a.dtype.name, *a.shape] for a in arrays],
         "extras": record.extras,
+        "split_by": record.split_by,
     }
     if record.cameras is not None:
         header["cameras"] = {f: getattr(record.cameras, f).tolist() for f in _CAMERA_FIELDS}
@@ -146,6 +151,7 @@ def from_bytes(data: bytes) -> Record:
             cameras=cameras and Cameras(**{f: np.array(cameras[f]) for f in _CAMERA_FIELDS}),
             texts=tuple(arrays[header["frames"] :]),
             extras=header["extras"],
+            split_by=header.get("split_by"),
         )
     except RecordError:
         raise

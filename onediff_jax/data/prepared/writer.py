@@ -12,6 +12,7 @@ what came before.
 import collections
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -23,12 +24,14 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from onediff_jax.data.prepared.parts import part_file, sign
-from onediff_jax.data.prepared.plan import Encoders, Plan, split_of
+from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.record import Record, prompt_choices, prompt_of, to_bytes
+from onediff_jax.data.prepared.split import picture_key, place_of
 from onediff_jax.data.sources import journal
 from onediff_jax.data.sources.base import BadRecord, RawExample, content_of, printable
 from onediff_jax.data.sources.report import Report
-from onediff_jax.files import file_hash, sync_file, sync_folder, write_json
+from onediff_jax.files import file_hash, full_disk_named, sync_file, sync_folder, write_json
+from onediff_jax.tasks.definitions import TaskSet
 
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.json"
@@ -56,11 +59,12 @@ def write_part(
     """
     report = Report(plan.max_bad_share)
     _forget(folder, name)
-    files = _Files(folder, name)
-    with journal.keep() as notes, contextlib.closing(files):
+    matched: set[str] = set()
+    with _disk_named(folder), journal.keep() as notes, _Files(folder, name) as files:
         fitted = _fitted(plan, _read(plan, shard, tick), report)
-        for record, counts in _encoded(fitted, encoders):
-            files.write(record, split_of(record.split_key, plan.held_out), counts)
+        for record, counts in _encoded(fitted, encoders, plan.fitting.definitions):
+            files.write(record, plan.split.side(record), counts)
+            matched |= plan.split.matches(record)
         written, index = files.finish()
     part = {
         "shard": shard,
@@ -71,11 +75,27 @@ def write_part(
         "inputs": {path: [c.sha256, *c.stamp] for path, c in sorted(notes.inputs.items())},
         "passed_over": [[printable(name), why] for name, why in notes.passed_over],
         "merged": notes.merged,
+        "held_out": plan.held_out,
+        "held_out_names": sorted(matched),
         "report": report.to_json(),
     }
-    part_file(folder, name).parent.mkdir(exist_ok=True)
-    write_json(part_file(folder, name), sign(part), indent=1)
+    with _disk_named(folder):
+        part_file(folder, name).parent.mkdir(exist_ok=True)
+        write_json(part_file(folder, name), sign(part), indent=1)
     return part
+
+
+@contextlib.contextmanager
+def _disk_named(folder: Path) -> Iterator[None]:
+    """Says of a full disk which folder it is, whoever noticed: the writer of records is not Python
+    and has an error of its own."""
+    with full_disk_named(folder):
+        try:
+            yield
+        except RuntimeError as error:
+            if "No space left" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def plan_hash(folder: Path) -> str | None:
@@ -113,16 +133,19 @@ def _fitted(
     for example in examples:
         if not isinstance(example, BadRecord):
             try:
-                records = plan.fitting(example)
+                key = picture_key(example)
+                records = [
+                    dataclasses.replace(record, split_by=key) for record in plan.fitting(example)
+                ]
                 for record in records:
-                    prompt_of(record, ["" for _ in record.captions])
+                    prompt_of(record, ["" for _ in record.captions], plan.fitting.definitions)
             except ValueError as error:
                 example = BadRecord(example.key, "bad_labels", str(error))
         report.add(example)
         if isinstance(example, BadRecord):
             report.check(final=False)
             continue
-        smallest = min(min(image.shape[:2]) for image in example.images)
+        smallest = min(min(i.shape[:2]) for i in example.images if i is not None)
         for record in records:
             height, width = record.frames[0].shape[:2]
             enlarged = smallest < min(height, width)
@@ -130,7 +153,7 @@ def _fitted(
 
 
 def _encoded(
-    records: Iterator[tuple[Record, dict]], encoders: Encoders
+    records: Iterator[tuple[Record, dict]], encoders: Encoders, tasks: TaskSet
 ) -> Iterator[tuple[Record, dict]]:
     """The same records, in order, with pictures and prompts encoded a batch at a time."""
     if encoders.pictures is None and encoders.text is None:
@@ -138,7 +161,7 @@ def _encoded(
         return
     together = 4 * encoders.pictures.batch if encoders.pictures else 32
     for group in _groups(records, together, lambda item: len(item[0].frames)):
-        yield from _encode(group, encoders)
+        yield from _encode(group, encoders, tasks)
 
 
 def _groups(items: Iterator, size: int, weight: Callable[[Any], int]) -> Iterator[list]:
@@ -154,10 +177,12 @@ def _groups(items: Iterator, size: int, weight: Callable[[Any], int]) -> Iterato
         yield group
 
 
-def _encode(group: list[tuple[Record, dict]], encoders: Encoders) -> list[tuple[Record, dict]]:
+def _encode(
+    group: list[tuple[Record, dict]], encoders: Encoders, tasks: TaskSet
+) -> list[tuple[Record, dict]]:
     records = [record for record, _ in group]
     if encoders.text is not None:
-        choices = [prompt_choices(record) for record in records]
+        choices = [prompt_choices(record, tasks) for record in records]
         found = iter(encoders.text([prompt for prompts in choices for prompt in prompts]))
         records = [
             dataclasses.replace(r, texts=tuple(next(found) for _ in prompts))
@@ -213,7 +238,8 @@ class _Files:
                 "enlarged": 0,
             }
         facts = self._facts[file]
-        line = {"key": record.key, "file": file, "position": facts["records"]}
+        place = place_of(record.split_key)
+        line = {"key": record.key, "file": file, "position": facts["records"], "place": place}
         self._index.write(json.dumps(line) + "\n")
         self._open[file].write(to_bytes(record))
         low, high = facts["frames"]
@@ -240,12 +266,17 @@ class _Files:
         _put(beside, self._index_file)
         return [self._facts[file] for file in sorted(self._facts)], index
 
-    def close(self) -> None:
-        """Leaves nothing behind after an error."""
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Leaves nothing half-written behind after an error, and says no second one."""
         for file, writer in self._open.items():
-            writer.close()
+            with contextlib.suppress(Exception):  # closing flushes, onto a disk that may be full
+                writer.close()
             _beside(self._folder / file).unlink(missing_ok=True)
-        self._index.close()
+        with contextlib.suppress(OSError):
+            self._index.close()
         _beside(self._index_file).unlink(missing_ok=True)
 
 

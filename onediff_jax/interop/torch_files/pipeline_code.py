@@ -27,6 +27,9 @@ class PipelineCode(OwnCode):
         wrapped = {
             name: part for name, part in self.components.items() if part is not unwrapped(part)
         }
+        for name, part in self.components.items():
+            if part is not None and self.config[name][0] is None:  # was set to None, and again
+                self.register_modules(**{name: part})
         for name, model in self._own_models().items():
             if not getattr(model, "_carries_code", False):  # another project's class
                 target = Path(save_directory) / name

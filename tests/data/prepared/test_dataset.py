@@ -30,7 +30,8 @@ def folders(tmp_path_factory):
 def config_of(folders, tasks=TASKS, **changes):
     config = shrunken(rows=ROWS)
     config.unlock()
-    del config.data["scenes"], config.data["level"], config.data["aspects"], config.data["seed"]
+    for field in ("scenes", "level", "aspects", "seed", "cache_gib"):
+        del config.data[field]
     config.data.name, config.data.encoder = "prepared", "light"
     config.data.folders, config.data.evaluate_on = folders, "held_out"
     for task in config.data.tasks:
@@ -150,7 +151,7 @@ def test_a_model_is_sampled_without_its_data(folders):
     with pytest.raises(ValueError, match="no prepared folder"):
         make_experiment(config)
     experiment = make_experiment(config, with_data=False)
-    assert experiment.prepared is None and experiment.sizes["t2i"] == ((64, 64),)
+    assert experiment.prepared is None and experiment.sizes["t2i"][0] == (64, 64)
 
 
 def test_cached_captions_reach_the_rows(tmp_path):
@@ -163,7 +164,7 @@ def test_cached_captions_reach_the_rows(tmp_path):
     config.rows = tuple(row for row in ROWS if row[0] != "identity")
     config.text = {"kind": "cached", "max_length": 40, "folder": ""}
     config.model.caption_channels = 3
-    config.train.caption_dropout = 0.3
+    config.train.caption_dropout, config.train.token_only_share = 0.3, 0.0
     seen = collections.Counter()
     for batch in batches(config, 20):
         assert batch["text"].dtype.name == "bfloat16" and batch["text"].shape[1:] == (4, 40, 3)

@@ -12,8 +12,9 @@ import pytest
 from onediff_jax.data.prepared import local, manifest, parts
 from onediff_jax.data.prepared.check import check_folder
 from onediff_jax.data.prepared.parts import part_name
-from onediff_jax.data.prepared.plan import SPLITS, Encoders, split_of
+from onediff_jax.data.prepared.plan import Encoders
 from onediff_jax.data.prepared.reader import PreparedFolder
+from onediff_jax.data.prepared.split import SPLITS, split_of
 from onediff_jax.data.prepared.writer import write_part
 from onediff_jax.data.sources import open_source
 from onediff_jax.data.sources.base import BadRecord

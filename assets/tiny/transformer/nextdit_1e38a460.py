@@ -5,6 +5,7 @@ to each other. Axes: b batch, f frames, c channels, t tokens, n heads, k kv head
 d width, l caption length. Tokens are frame-major, then rows, then columns.
 """
 
+import functools
 import importlib.util
 import json
 import math
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
@@ -232,8 +234,9 @@ class TransformerBlock(nn.Module):
         self.attention_y_norm = RMSNorm(caption_dim, eps)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(min(dim, 1024), 4 * dim))
 
-    def forward(self, x, condition, rope, text, text_mask):
-        """x (b, t, d), condition (b, f, min(d, 1024)) → (b, t, d)."""
+    def forward(self, hidden_states, condition, rope, text, text_mask):
+        """hidden_states (b, t, d), condition (b, f, min(d, 1024)) → (b, t, d)."""
+        x = hidden_states  # the name is what diffusers' caches look for
         modulation = self.adaLN_modulation(condition).chunk(4, dim=-1)
         scale_attention, gate_attention, scale_ffn, gate_ffn = modulation
         y = per_frame(self.attention_norm1(x), 1 + scale_attention)
@@ -256,7 +259,7 @@ class FinalLayer(nn.Module):
         return self.linear(per_frame(self.norm_final(x), 1 + self.adaLN_modulation(condition)))
 
 
-class NextDiT(OwnCode, ModelMixin, ConfigMixin, PeftAdapterMixin):
+class NextDiT(OwnCode, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
     """The denoiser: noisy latent frames, their timesteps and a caption → the velocity ε − x.
 
     The defaults are the released model. `attention_softcap` bounds the logits of self-attention
@@ -376,6 +379,15 @@ class NextDiT(OwnCode, ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = x.permute(0, 1, 6, 2, 4, 3, 5).reshape(samples.shape)
         return Transformer2DModelOutput(sample=x) if return_dict else (x,)
 
+    def enable_cache(self, config):
+        """As in diffusers, for FirstBlockCacheConfig and what else works on whole layers."""
+        from diffusers.hooks import _helpers  # it imports all models with the first entry
+
+        layer = _helpers.TransformerBlockMetadata(return_hidden_states_index=0)
+        _helpers.TransformerBlockRegistry.register(TransformerBlock, layer)
+        super().enable_cache(config)
+
+    @functools.wraps(ModelMixin.save_pretrained, assigned=())  # pipelines look at its arguments
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Saves the network's own weights, its code and config.json; see ModelMixin.
 

@@ -80,6 +80,11 @@ class LightCodec(OwnCode, ModelMixin, ConfigMixin):
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("scale", torch.ones(latent_channels))
 
+    def enable_slicing(self):
+        """Nothing to do, as for the three below: one matrix per block needs no memory of note."""
+
+    disable_slicing = enable_tiling = disable_tiling = enable_slicing
+
     @apply_forward_hook
     def encode(self, images: torch.Tensor, return_dict: bool = True):
         """Images (B, 3, H, W) in −1..1 → `.latent_dist` over (B, 16, H/8, W/8), a single point.

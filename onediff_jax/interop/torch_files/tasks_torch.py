@@ -1,0 +1,41 @@
+"""Tasks as data: what an exported folder's model_index.json says of the tasks it was trained on.
+
+{"depth2image": {"frames": ["image", "depth"], "directions": {"depth2image": "first",
+"image2depth": "rest"}}}: the roles of the frames, which repeat in longer examples where the entry
+has "repeats": true, and what each direction generates of them.
+"""
+
+# What a direction may generate: rule → (frame index, frame role) → generated?
+GENERATES = {
+    "all": lambda index, role: True,
+    "first": lambda index, role: index == 0,
+    "rest": lambda index, role: index > 0,
+    "images": lambda index, role: role == "image",
+    "images but the first": lambda index, role: role == "image" and index > 0,
+    "rays": lambda index, role: role == "ray",
+}
+
+
+def find_direction(tasks: dict, name: str) -> tuple[str, dict]:
+    """The task of a direction, and what is said of it.
+
+    Raises ValueError for an unknown name; it lists the choices.
+    """
+    for task, entry in tasks.items():
+        if name in entry["directions"]:
+            return task, entry
+    choices = [direction for entry in tasks.values() for direction in entry["directions"]]
+    raise ValueError(f"direction {name!r} is not one this model was trained on: {choices}")
+
+
+def direction_mask(task: dict, direction: str, count: int) -> list[int]:
+    """1 = generated, for a task's frames; where they repeat, until `count` are not generated."""
+    rule = task["directions"][direction]
+    if rule not in GENERATES:
+        raise ValueError(f"unknown rule {rule!r}; choose from {list(GENERATES)}")
+    for repeats in range(1, count + 2 if task.get("repeats") else 2):
+        frames = list(task["frames"]) * repeats
+        mask = [int(GENERATES[rule](i, role)) for i, role in enumerate(frames)]
+        if mask.count(0) >= count:
+            break
+    return mask
