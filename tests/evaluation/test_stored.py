@@ -1,4 +1,4 @@
-"""Every direction of a prepared folder is generated, read back and measured; a kill loses nothing."""
+"""Every direction of a prepared folder is generated, read back and measured; kills lose nothing."""
 
 import runpy
 from pathlib import Path
