@@ -36,7 +36,7 @@ from onediff_jax.experiment.build import Experiment, param_count
 from onediff_jax.files import FULL, recover_folder, replace_folder, write_json
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.lora import write_adapter
-from onediff_jax.interop.pretrained import RUN_FILE, write_transformer
+from onediff_jax.interop.pretrained import RUN_FILE, hashes_of, write_transformer
 from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
@@ -160,8 +160,8 @@ def _write_pipeline(folder: Path, name: str, run: SavedRun, options: Options) ->
         },
         "versions": versions(),
     }
-    write_json(folder / RUN_FILE, record)
     write_json(folder / "model_index.json", index)
+    write_json(folder / RUN_FILE, record | {"files": hashes_of(folder)})
 
 
 def _write_encoders(folder: Path, experiment: Experiment, text_folder: str | None):
