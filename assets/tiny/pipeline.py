@@ -1,1 +1,1 @@
-from .pipeline_f2c3bba8 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_ae792800 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
