@@ -80,7 +80,9 @@ def copy_into(folder, *, vae: str = "autoencoder_kl", text: str = "t5") -> dict:
     index = {
         # A list names the file too: that is how diffusers finds the class in the folder.
         "_class_name": [pipeline, "OneDiffusionPipeline"],
-        "_diffusers_version": "0.30.0",
+        "_diffusers_version": "0.32.0",
+        # For AutoModel with subfolder="transformer", which looks here, not in the subfolder.
+        "auto_map": transformer_config()["auto_map"],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "text_encoder": list(text_encoder),
         "tokenizer": list(tokenizer),
@@ -124,7 +126,8 @@ def write_code(folder) -> dict:
     index, config = (_read_json(folder / name) for name in ("model_index.json", _CONFIG))
     kinds = kinds_of(index, folder)
     new = copy_into(folder, vae=kinds["vae"], text=kinds["text_encoder"])
-    index |= {key: new[key] for key in ("_class_name", "transformer", "vae", "text_encoder")}
+    fields = ("_class_name", "auto_map", "transformer", "vae", "text_encoder")
+    index |= {key: new[key] for key in fields}
     _write_json(folder / _CONFIG, config | transformer_config())
     _write_json(folder / "model_index.json", index)
     return index
