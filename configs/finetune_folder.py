@@ -5,17 +5,31 @@
         --tasks=text2image,deblurring,image_inpainting,super_resolution,canny2image,hed2img
     python -m onediff_jax.main --config=configs/finetune_folder.py:prepared/mine --workdir=runs/mine
 
+Tasks and slots are those of the folder, also tasks of your own (docs/own_tasks.md).
+
 A small network from scratch, with the light codec and hashed captions: minutes on a CPU teach it
 colours and layout of the pictures, and to sharpen and fill them; a GPU and more steps the rest.
 To go on from other weights of this shape, export them and give --config.init_from=FOLDER. To
 fine-tune the released weights instead: configs/finetune_pretrained.py.
 """
 
+import json
+from pathlib import Path
+
 from ml_collections import ConfigDict, config_dict
+
+# What is trained where the folder is not there to ask: task, and slots.
+TASKS = (
+    *("text2image", "deblurring", "image_inpainting", "super_resolution", "canny2image"),
+    "hed2img",
+)
+SLOTS = (("t2i", 1, 64), ("i2i", 2, 64))
+COUNTS = {("t2i", 1): 2, ("i2i", 2): 3}  # slots of a row by group and frames; of others 1
 
 
 def get_config(folder: str = "prepared/mine") -> ConfigDict:
     """The complete experiment; every field can be set by --config.section.field=value."""
+    tasks, slots = _of_folder(folder)
     c = ConfigDict()
     c.name = "finetune_folder"
     c.preset = ""
@@ -45,7 +59,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.text.max_length = 48  # words per prompt
 
     # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
-    c.rows = (("t2i", 2, 1, 64), ("i2i", 3, 2, 64))
+    c.rows = tuple((g, COUNTS.get((g, frames), 1), frames, tokens) for g, frames, tokens in slots)
 
     c.data = ConfigDict()
     c.data.name = "prepared"
@@ -55,13 +69,10 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 2  # readers in each
     c.data.prefetch = 16  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.tasks = ConfigDict()  # weight within the task's group
-    c.data.tasks.text2image = 1.0
-    c.data.tasks.deblurring = 1.0
-    c.data.tasks.image_inpainting = 1.0
-    c.data.tasks.super_resolution = 1.0
-    c.data.tasks.canny2image = 1.0
-    c.data.tasks.hed2img = 1.0
+    for task in tasks:  # those that the folder has
+        c.data.tasks[task] = 1.0
 
     c.flow = ConfigDict()
     c.flow.distribution = "logit_normal"  # or uniform
@@ -136,3 +147,13 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.mesh.sequence = 1
     c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
     return c.lock()
+
+
+def _of_folder(folder: str) -> tuple:
+    """The tasks of a prepared folder, and the slots that hold their examples."""
+    file = Path(folder) / "manifest.json"
+    if not file.exists():
+        return TASKS, SLOTS
+    manifest = json.loads(file.read_text())
+    slots = manifest.get("training", {}).get("slots", SLOTS)
+    return tuple(manifest["tasks"]), tuple(map(tuple, slots))

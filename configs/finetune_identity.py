@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.faceid = 1.0
     c.data.tasks.subject_driven = 0.0

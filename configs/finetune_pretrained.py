@@ -78,6 +78,7 @@ def _common() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 4  # readers in each
     c.data.prefetch = 8  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.tasks = ConfigDict()  # weight within the task's group; each needs a slot in rows
     c.data.tasks.text2image = 1.0
 

@@ -81,6 +81,7 @@ def _tiny() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 1  # readers in each
     c.data.prefetch = 16  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.cache_gib = 1.0  # of rendered examples, all reading processes together
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.text2image = 1.0
@@ -220,6 +221,7 @@ def _base() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 8  # readers in each
     c.data.prefetch = 16  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.cache_gib = 4.0  # of rendered examples, all reading processes together
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.text2image = 1.0
@@ -360,6 +362,7 @@ def _2b8() -> ConfigDict:
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
+    c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
     c.data.cache_gib = 4.0  # of rendered examples, all reading processes together
     c.data.tasks = ConfigDict()  # weight within the task's group
     c.data.tasks.text2image = 1.0

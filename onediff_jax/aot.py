@@ -20,7 +20,9 @@ from pathlib import Path
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses flags, compiles, prints; bad input ends with one message and exit code 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m onediff_jax.aot", description=__doc__.splitlines()[0], allow_abbrev=False
+        prog="python -m onediff_jax.aot",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--topology", required=True, help="e.g. v5e:16x16, v5p:4x4x4, v6e:4x8, h100:8, h200:4x8"

@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a trained model"),
     "export": ("export", "hand a run to PyTorch"),
     "prepare": ("prepare", "turn pictures and tables into training data"),
+    "demo": ("demo", "a page to play with a trained model"),
     "aot": ("aot", "compile the train step for machines that are not there"),
 }
 

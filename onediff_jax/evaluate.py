@@ -30,7 +30,7 @@ from onediff_jax.evaluation.scores.required import Check, HeldOutLoss, checks, h
 from onediff_jax.evaluation.scores.table import check_lines, markdown_table, report
 from onediff_jax.evaluation.scoring import Evaluation, Settings, evaluate, world_of
 from onediff_jax.sampling.source import Source, load_source
-from onediff_jax.tasks.definitions import find_direction
+from onediff_jax.sampling.source_tasks import tasks_of_source
 
 _FILES = ("report.md", "samples.png", "metrics.json")
 
@@ -137,6 +137,8 @@ def _run(options: argparse.Namespace) -> int:
         tasks = tuple(name.strip() for name in options.tasks.split(",") if name.strip())
         if not tasks:
             raise ValueError("--tasks names no task; leave it out for all")
+        for name in tasks:
+            tasks_of_source(options.source).find_direction(name)
     settings = Settings(tasks, options.scenes, options.steps, options.guidance, options.seed)
     out = _writable(Path(options.out))
     began = time.monotonic()
@@ -194,7 +196,8 @@ def _losses(source: Source, found: Evaluation) -> HeldOutLoss | None:
     losses = held_out_loss(source.path / "metrics.jsonl", source.step)
     if losses is None:
         return None
-    tasks = {find_direction(row.task)[0].name for row in found.rows}
+    directions = source.experiment.tasks
+    tasks = {directions.find_direction(row.task)[0].name for row in found.rows}
 
     def only(values):
         return {name: value for name, value in values.items() if name in tasks}

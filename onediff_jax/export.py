@@ -48,7 +48,6 @@ from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
 from onediff_jax.run.workdir import versions
-from onediff_jax.tasks.definitions import get_task
 
 FLAGS = flags.FLAGS
 
@@ -263,7 +262,7 @@ def _verify(folder: Path, weights: Weights, dtype: str, say: Callable[[str], Any
 def real_case(experiment: Experiment) -> Case:
     """A held-out example of many frames: those to generate half way to noise, the others clean."""
     tasks = [task for task, weight in experiment.config.data.tasks.items() if weight]
-    task = max(map(get_task, tasks), key=lambda task: task.max_frames)
+    task = max(map(experiment.tasks.task, tasks), key=lambda task: task.max_frames)
     example = examples(experiment, 1, [task.directions[0].name])[0]
     latents = np.stack(example.encoded.frames)[None].astype(np.float32)
     generate = np.array(example.generate)[None, :, None, None, None]

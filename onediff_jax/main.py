@@ -97,12 +97,13 @@ def run(of_config: Sequence[str], workdir: str | None, **options: bool) -> bool:
     from absl import logging
 
     from onediff_jax.parallel.program import RecompileError
+    from onediff_jax.run.incidents import SpikeError
     from onediff_jax.run.loop import NotFiniteError, train
 
     logging.set_verbosity(logging.WARNING)
     try:
         state = train(config, workdir or f"runs/{config.name}", **options)
-    except (NotFiniteError, RecompileError) as error:
+    except (NotFiniteError, SpikeError, RecompileError) as error:
         _fail(f"error: {error}")
     return int(state.step) >= config.train.steps
 

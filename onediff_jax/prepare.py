@@ -26,7 +26,11 @@ from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.split import read_names
 from onediff_jax.data.prepared.workers import WorkerLost
 from onediff_jax.data.prepared.writer import plan_hash
+from onediff_jax.data.sources.base import BadData
 from onediff_jax.data.sources.report import TooManyBadRecords
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
+from onediff_jax.tasks.own import load_own_tasks
+from onediff_jax.tasks.roles import get_role
 
 _INPUT = flags.DEFINE_string("input", None, "What to read: a folder, file or pattern.")
 _FORMAT = flags.DEFINE_string("format", None, "How it is laid out; an unknown name lists all.")
@@ -37,6 +41,9 @@ _TASKS = flags.DEFINE_list(
     [],
     "Tasks to write; from plain pictures also those whose condition can be computed. "
     "Default: those of the source.",
+)
+_OWN_TASKS = flags.DEFINE_string(
+    "own_tasks", None, "FILE.json that defines tasks of your own, see docs/own_tasks.md."
 )
 _ASPECTS = flags.DEFINE_list("aspects", ["1:1", "4:3", "3:4"], "Shapes of pictures, width:height.")
 _TOKENS = flags.DEFINE_integer("tokens", None, "Per picture, at most; 1 token is 16 × 16 pixels.")
@@ -88,7 +95,7 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(exits.INTERRUPTED.code)
-    except (TooManyBadRecords, ImportError, csv.Error) as error:
+    except (TooManyBadRecords, ImportError, BadData, csv.Error) as error:
         sys.exit(f"error: {error}")
     except (ValueError, OSError, WorkerLost) as error:
         exits.fail(error)
@@ -112,7 +119,8 @@ def _prepare() -> None:
         manifest.begin(folder, fields)
         shards = plan.source.shards()
         left = parts.survey(folder, shards, plan.source, plan_hash(folder))
-        print(*parts.describe_left(left, len(shards)), sep="\n", end="\n" * bool(left))
+        for line in parts.describe_left(left, len(shards)):
+            print(line)
         print(f"{len(shards)} parts, {len(shards) - len(left)} of them done; writing to {folder}")
         if _RUNNER.value == "local":
             local.run(plan, encoders, folder, _WORKERS.value, list(left))
@@ -142,13 +150,17 @@ def _plan() -> Plan:
     if _RESOLUTION.value and (_RESOLUTION.value < 16 or _RESOLUTION.value % 16):
         raise ValueError(f"--resolution={_RESOLUTION.value} must be a positive multiple of 16")
     tokens = _TOKENS.value or (_RESOLUTION.value // 16 if _RESOLUTION.value else 16) ** 2
-    options = {"allow_outside": _OUTSIDE.value, **_options(_OPTION.value)}
-    source = open_source(_FORMAT.value, _INPUT.value, **options)
     models = annotate.parse(_ANNOTATE.value)
+    tasks = BUILT_IN if _OWN_TASKS.value is None else load_own_tasks(_OWN_TASKS.value)
+    roles = tuple(annotate.ROLE_OF[kind] for kind in models if kind in annotate.ROLE_OF)
+    options = {"allow_outside": _OUTSIDE.value, **_options(_OPTION.value)}
+    source = open_source(_FORMAT.value, _INPUT.value, tasks=tasks, annotated=roles, **options)
+    _check_obtainable(tasks, roles, options.get("task"))
+    given: tuple[str, ...] = ()
     if models:
-        source = AnnotatedSource(source, models)
-    given = tuple(annotate.task_of(kind) for kind in models if kind in annotate.ROLE_OF)
-    fitting = Fitting(tuple(_TASKS.value), tuple(_ASPECTS.value), tokens, given)
+        source = AnnotatedSource(source, models, tasks=tasks)
+        given = source.gives
+    fitting = Fitting(tuple(_TASKS.value), tuple(_ASPECTS.value), tokens, given, tasks)
     autoencoder = None if _ENCODER.value == "light" else _ENCODER.value
     text = None if _TEXT.value == "none" else _TEXT.value
     make = Encoders
@@ -183,6 +195,20 @@ def _plan() -> Plan:
         spare_one=not flags.FLAGS["held_out"].present and not _HELD_OUT_LIST.value,
         training=training,
     )
+
+
+def _check_obtainable(tasks: TaskSet, annotated: tuple[str, ...], of_source: object) -> None:
+    """Raises ValueError for a wanted task of one's own whose frames will come from nowhere."""
+    for task in tasks.own:
+        if task.name not in _TASKS.value or task.name == of_source:
+            continue
+        for name in task.frames[1:]:
+            if not (get_role(name).derived or name in annotated):
+                raise ValueError(
+                    f"--tasks={task.name}: role {name!r} cannot be derived from a picture; give "
+                    f"its files by --format=paired (a folder {name}) or table (a column {name}) "
+                    f"with --option=task={task.name}, or find it by --annotate"
+                )
 
 
 def _options(pairs: list[str]) -> dict[str, object]:

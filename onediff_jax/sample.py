@@ -20,9 +20,10 @@ from absl import app, flags, logging
 from onediff_jax import api
 from onediff_jax.sampling.read import FileReader, cameras_of
 from onediff_jax.sampling.request import FOCAL, Request, derivable, given_roles, make_plan
+from onediff_jax.sampling.source_tasks import tasks_of_source
 from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks import colors
-from onediff_jax.tasks.definitions import all_directions, find_direction, mask_generating
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet, mask_generating
 
 FLAGS = flags.FLAGS
 DISTANCE = 1.7  # of cameras that are not told one, in world units
@@ -30,15 +31,16 @@ DISTANCE = 1.7  # of cameras that are not told one, in world units
 
 def define_flags() -> None:
     """Not at import, so that the functions here can be imported beside other commands."""
-    names = ", ".join(direction.name for _, direction in all_directions())
+    names = ", ".join(direction.name for _, direction in BUILT_IN.directions())
     text, whole, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     text("source", None, "Workdir of a run, or an exported folder.")
-    text("task", None, f"One of {names}.")
+    text("task", None, f"One of {names}, or of the source's own tasks.")
     text("out", None, "FILE.png. Several frames: a strip, and FILE_0.png, FILE_1.png, …")
     text("prompt", "", "Plain caption (or instruction); the task's token and format are added.")
     text("negative_prompt", "", "What guidance leads away from.")
     flags.DEFINE_multi_string("image", [], "Given pictures in order: repeated, or with commas.")
-    flags.DEFINE_boolean("from_image", False, f"Derive the condition from --image: {derivable()}.")
+    made = derivable(BUILT_IN)
+    flags.DEFINE_boolean("from_image", False, f"Derive the condition from --image: {made}.")
     text("mask", None, "For image_inpainting of an ordinary --image: white is painted anew.")
     flags.DEFINE_boolean("keep_given", True, "Inpainting keeps the given pixels as they are.")
     real("depth_scale", 0.001, "Metres per unit of given depth in 16-bit files; of .npy integers.")
@@ -85,14 +87,15 @@ def run() -> None:
     for name in ("source", "task", "out"):
         if not FLAGS[name].value:
             raise ValueError(f"--{name} is required")
-    find_direction(FLAGS.task)
+    tasks = tasks_of_source(FLAGS.source)
+    tasks.find_direction(FLAGS.task)
     out = checked_out(Path(FLAGS.out))
     for name in ("num_images", "steps"):
         if not FLAGS[name].value >= 1:
             raise ValueError(f"{name}={FLAGS[name].value} must be at least 1")
-    request = flags_request()
+    request = flags_request(tasks)
     if FLAGS.scene is None:
-        make_plan(request)
+        make_plan(request, tasks)
     elif FLAGS.from_image:
         raise ValueError("--from_image derives from --image; --scene brings its own conditions")
     from tqdm import tqdm
@@ -124,7 +127,7 @@ def checked_out(out: Path) -> Path:
     return out
 
 
-def flags_request() -> Request:
+def flags_request(tasks: TaskSet) -> Request:
     """The request that the flags state, with everything that they name read from its file."""
     if (FLAGS.height is None) != (FLAGS.width is None):
         raise ValueError(f"--height={FLAGS.height} and --width={FLAGS.width} go together")
@@ -133,7 +136,7 @@ def flags_request() -> Request:
     reader = FileReader(FLAGS.depth_scale, FLAGS.depth_near, FLAGS.depth_far, FLAGS.classes)
     given = [
         reader.read(path, role)
-        for path, role in zip(paths, image_roles(FLAGS.task, frames, len(paths)), strict=True)
+        for path, role in zip(paths, image_roles(tasks, frames, len(paths)), strict=True)
     ]
     images = tuple(image for image, _ in given)
     painted = tuple(region for _, regions in given for region in regions)
@@ -156,12 +159,12 @@ def flags_request() -> Request:
     )
 
 
-def image_roles(direction: str, frames: list[int] | None, count: int) -> list[str]:
+def image_roles(tasks: TaskSet, frames: list[int] | None, count: int) -> list[str]:
     """The role of each given picture, in order, as far as the direction says it."""
     if FLAGS.from_image or FLAGS.mask is not None:
         return ["image"] * count
-    task, _ = find_direction(direction)
-    roles = [role for role in given_roles(task, direction) if role != "ray"]
+    task, _ = tasks.find_direction(FLAGS.task)
+    roles = [role for role in given_roles(task, FLAGS.task) if role != "ray"]
     if frames is not None and task.min_frames == task.max_frames:
         mask = mask_generating(frames, task.min_frames)
         roles = [r for r, new in zip(task.frames, mask, strict=True) if not new and r != "ray"]

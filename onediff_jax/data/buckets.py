@@ -32,6 +32,7 @@ def bucket_size(aspect: str, tokens: int) -> tuple[int, int]:
             score = (round(max(ratio, 1 / ratio), 6), -used)
             if best is None or score < best[0]:
                 best = (score, rows, columns)
+    assert best is not None  # one row and one column are always tried
     return best[1] * _UNIT, best[2] * _UNIT
 
 

@@ -47,6 +47,27 @@ class RowLayout:
             if slot.frames <= 0 or slot.tokens <= 0:
                 raise ValueError(f"{slot} must have positive frames and tokens")
 
+    def tray(self, slot: Slot) -> str:
+        """The name of what the slot is filled from: its group; where the slots of "i2i" differ in
+        frames, also their number, as those tasks have bundles of one length each."""
+        lengths = {other.frames for other in self.slots if other.group == slot.group}
+        if slot.group != "i2i" or len(lengths) == 1:
+            return slot.group
+        return f"{slot.group} of {slot.frames} frames"
+
+    def slots_for(self, group: str, frames: int) -> tuple[Slot, ...]:
+        """The slots that bundles of a group with up to `frames` frames go into.
+
+        They are all of the group's; of "i2i" those of the smallest number of frames that is
+        enough, else of the largest.
+        """
+        found = [slot for slot in self.slots if slot.group == group]
+        if group == "i2i" and found:
+            enough = [slot.frames for slot in found if slot.frames >= frames]
+            length = min(enough) if enough else max(slot.frames for slot in found)
+            found = [slot for slot in found if slot.frames == length]
+        return tuple(found)
+
     @functools.cached_property
     def chunk(self) -> int:
         """Tokens per chunk: the largest common divisor of the frames' sizes up to 256."""

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -14,7 +14,7 @@ from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.readers import ReaderLost, Readers, begin_reader, say_restart
 from onediff_jax.data.rows import Placed, RowPacker
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet, get_task
 from onediff_jax.tasks.prompts import without_caption
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
@@ -55,17 +55,51 @@ class Draws:
         return whole
 
 
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """An example that is not read yet: which of its source it is.
+
+    Attributes:
+      name: of the example, the same whenever it comes up: its task, the part of a mixture, and its
+        index.
+    """
+
+    name: str
+    source: Any
+    index: int
+
+    def read(self) -> Any:
+        """The example."""
+        return self.source[self.index]
+
+
+class References:
+    """A source whose examples are not read yet."""
+
+    def __init__(self, source: Any, name: str):
+        self._source, self._name = source, name
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> Reference:
+        return Reference(f"{self._name}/{int(index)}", self._source, int(index))
+
+
 class BatchSource:
     """Random access to packed batches: row i takes bundles i·n … i·n + n − 1 of each task group.
 
     Args:
-      groups: per task group an endless random-access dataset of examples, whose `draw(rng)` gives
-        the Encoded of a row.
+      groups: per tray of the layout (the task group, see RowLayout.tray) an endless random-access
+        dataset of References; `draw(rng)` of their examples gives the Encoded of a row.
       packer: puts one bundle per slot into a row.
       draws: what is drawn per bundle.
       seed: of those draws.
       batch_size: rows per batch over all processes.
       places: which rows of every batch are read here; None for all.
+      tasks: where the examples' tasks are looked up.
+
+    Attributes: left_out, names of examples whose slots stay empty.
     """
 
     def __init__(
@@ -76,15 +110,17 @@ class BatchSource:
         seed: int,
         batch_size: int,
         places: Sequence[int] | None = None,
+        tasks: TaskSet = BUILT_IN,
     ):
+        self._tasks = tasks
         self._groups, self._packer, self._draws, self._seed = groups, packer, draws, seed
         self._rows, self._places = batch_size, places or range(batch_size)
-        slots = packer.layout.slots
+        self.left_out: frozenset[str] = frozenset()
         order: dict[str, int] = {}
-        self._numbers = []  # per slot: its group and its number within the group
-        for slot in slots:
-            self._numbers.append((slot.group, order.get(slot.group, 0)))
-            order[slot.group] = order.get(slot.group, 0) + 1
+        self._numbers = []  # per slot: its tray and its number within the tray
+        for tray in map(packer.layout.tray, packer.layout.slots):
+            self._numbers.append((tray, order.get(tray, 0)))
+            order[tray] = order.get(tray, 0) + 1
         self._per_row = order
 
     def __len__(self) -> int:
@@ -94,16 +130,25 @@ class BatchSource:
         first = int(index) * self._rows
         return self._packer.batch([self._row(first + place) for place in self._places])
 
-    def _row(self, row: int) -> list[Placed]:
+    def references(self, index: int, row: int) -> list[Reference]:
+        """What is in the slots of a row of batch `index`, without reading it."""
+        number = index * self._rows + row
+        return [
+            self._groups[group][number * self._per_row[group] + place]
+            for group, place in self._numbers
+        ]
+
+    def _row(self, row: int) -> list[Placed | None]:
         rng = np.random.default_rng((self._seed, row))
-        placed = []
-        for group, number in self._numbers:
-            example = self._groups[group][row * self._per_row[group] + number]
-            placed.append(self._place(example.draw(rng), rng))
+        placed: list[Placed | None] = []
+        for found in self.references(0, row):
+            # What is left out is drawn for all the same: the rest of the row stays what it was.
+            item = self._place(found.read().draw(rng), rng)
+            placed.append(None if found.name in self.left_out else item)
         return placed
 
     def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
-        task = get_task(bundle.task)
+        task = self._tasks.task(bundle.task)
         direction = task.directions[rng.integers(len(task.directions))]
         generate = task.denoise_mask(direction.name, len(bundle.frames))
         clean, drawn = rng.random(2)
@@ -121,12 +166,16 @@ class Mixture:
 
 
 def mix_groups(
-    sources: Mapping[str, Any], weights: Mapping[str, float], seed: int
+    sources: Mapping[str, Any],
+    weights: Mapping[str, float],
+    seed: int,
+    trays: Mapping[str, str] | None = None,
 ) -> dict[str, grain.MapDataset]:
-    """One endless dataset per task group: shuffled, repeated sources in the proportion of weights.
+    """One endless dataset per tray: shuffled, repeated sources in the proportion of weights.
 
     Args:
       sources: per task a random-access source of examples, or a Mixture of such.
+      trays: per task the tray of its slots, see RowLayout.tray; None: the built-in tasks' groups.
 
     Raises ValueError for a negative weight, or a group whose weights are all zero.
     """
@@ -136,8 +185,9 @@ def mix_groups(
             raise ValueError(f"the weight of task {name} is {weights[name]}; it must be ≥ 0")
         if weights[name] == 0:
             continue
-        dataset = _endless(source, seed + number)
-        groups.setdefault(get_task(name).group, []).append((dataset, weights[name]))
+        dataset = _endless(source, seed + number, name)
+        tray = get_task(name).group if trays is None else trays[name]
+        groups.setdefault(tray, []).append((dataset, weights[name]))
     return {group: _mixed(members) for group, members in groups.items()}
 
 
@@ -148,10 +198,11 @@ def _mixed(members: Sequence[tuple[grain.MapDataset, float]]) -> grain.MapDatase
     return grain.MapDataset.mix([d for d, _ in members], [w for _, w in members])
 
 
-def _endless(source: Any, seed: int) -> grain.MapDataset:
+def _endless(source: Any, seed: int, name: str) -> grain.MapDataset:
     if isinstance(source, Mixture):
-        return _mixed([(_endless(part, seed), weight) for part, weight in source.parts])
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+        parts = enumerate(source.parts)
+        return _mixed([(_endless(part, seed, f"{name}/{i}"), w) for i, (part, w) in parts])
+    return grain.MapDataset.source(References(source, name)).seed(seed).shuffle().repeat(None)
 
 
 def row_batches(
@@ -165,6 +216,7 @@ def row_batches(
     workers: int = 0,
     threads: int = 1,
     prefetch: int = 8,
+    tasks: TaskSet = BUILT_IN,
 ) -> "BatchIterator":
     """The local share of every batch, in an order that depends on nothing but the settings.
 
@@ -175,10 +227,11 @@ def row_batches(
         Python runs one thread at a time in each. What `Cached` keeps, each keeps for itself.
       threads: readers in each process; neither number changes the order.
       prefetch: batches kept ready.
+      tasks: where the examples' tasks are looked up.
 
     Raises ValueError when a slot has no task, a group no slot, or the batch no such rows.
     """
-    wanted = {slot.group for slot in packer.layout.slots}
+    wanted = set(map(packer.layout.tray, packer.layout.slots))
     if missing := wanted - set(groups):
         raise ValueError(f"rows have slots for {sorted(missing)}, but no task of data.tasks fits")
     if unused := set(groups) - wanted:
@@ -186,20 +239,20 @@ def row_batches(
     places = tuple(range(batch_size) if places is None else places)
     if not places or not set(places) <= set(range(batch_size)):
         raise ValueError(f"{places=} must be rows of a batch of {batch_size=}")
-    batches = grain.MapDataset.source(BatchSource(groups, packer, draws, seed, batch_size, places))
-    return BatchIterator(batches, workers, threads, prefetch)
+    source = BatchSource(groups, packer, draws, seed, batch_size, places, tasks)
+    return BatchIterator(source, workers, threads, prefetch)
 
 
 class BatchIterator:
     """Batches with a state that is one number, whatever the number of processes or threads.
 
     Args:
-      batches: random access to them.
+      source: random access to them.
       workers, threads, prefetch: as in `row_batches`.
     """
 
-    def __init__(self, batches: grain.MapDataset, workers: int, threads: int, prefetch: int):
-        self._source, self._workers, self._batches = batches, workers, 0
+    def __init__(self, source: BatchSource, workers: int, threads: int, prefetch: int):
+        self.source, self._workers, self._batches = source, workers, 0
         ahead = -(-prefetch // max(workers, 1))  # in each process
         self._options = grain.ReadOptions(
             num_threads=threads, prefetch_buffer_size=threads if workers else max(ahead, threads)
@@ -228,7 +281,8 @@ class BatchIterator:
         return _with_padding(batch) if self._workers else batch
 
     def _open(self) -> grain.DatasetIterator | Readers:
-        stream = self._source[self._batches :].to_iter_dataset(self._options)
+        batches = grain.MapDataset.source(self.source)
+        stream = batches[self._batches :].to_iter_dataset(self._options)
         if self._workers:
             if not flags.FLAGS.is_parsed():  # grain asks for some, of which this program has none
                 flags.FLAGS.mark_as_parsed()
@@ -248,6 +302,11 @@ class BatchIterator:
         """Continues after that many batches."""
         self.close()
         self._batches = batches
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """From the next batch on, the slots of these examples stay empty."""
+        self.close()
+        self.source.left_out = frozenset(names)
 
     def close(self) -> None:
         """Stops the reading threads and processes; the next batch starts them again."""

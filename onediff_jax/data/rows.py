@@ -8,9 +8,9 @@ import numpy as np
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.text_hash import HashedTextEncoder
-from onediff_jax.tasks.definitions import TASKS
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
-TASK_NAMES = tuple(TASKS)
+TASK_NAMES = BUILT_IN.names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,17 @@ class RowPacker:
 
     A row is a dict of arrays, which a batch has one axis more of: tokens (c, t, p) float32,
     positions (c, t, 3) int32, token_mask (c, t) bool, generate (f,) bool, clean (s,) bool,
-    task (s,) int32, text (s, l, d) float32, text_mask (s, l) bool.
+    task (s,) int32, its place in tasks.names, text (s, l, d) float32, text_mask (s, l) bool.
     """
 
-    def __init__(self, layout: RowLayout, text_encoder: HashedTextEncoder, patch: int = 2):
+    def __init__(
+        self,
+        layout: RowLayout,
+        text_encoder: HashedTextEncoder,
+        patch: int = 2,
+        tasks: TaskSet = BUILT_IN,
+    ):
+        self._numbers = {name: number for number, name in enumerate(tasks.names)}
         self.layout, self.text_encoder, self.patch = layout, text_encoder, patch
         per_slot = [slot.frames * slot.tokens // layout.chunk for slot in layout.slots]
         self._first_chunk = np.concatenate([[0], np.cumsum(per_slot)])
@@ -58,9 +65,9 @@ class RowPacker:
             if len(placed) != len(slots):
                 raise ValueError(f"{len(placed)} bundles for {len(slots)} slots")
         flat = [item for placed in rows for item in placed]
-        channels = next(p for p in flat if p is not None).bundle.frames[0].shape[-1]
+        channels = next((p.bundle.frames[0].shape[-1] for p in flat if p), 16)
         grid, each = (len(rows), layout.chunks, layout.chunk), (len(rows), len(slots))
-        tasks = [TASK_NAMES.index(p.bundle.task) if p else 0 for p in flat]
+        tasks = [self._numbers[p.bundle.task] if p else 0 for p in flat]
         batch = {
             "tokens": np.zeros((*grid, self.patch**2 * channels), np.float32),
             "positions": np.zeros((*grid, 3), np.int32),

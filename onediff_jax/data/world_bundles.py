@@ -8,7 +8,7 @@ import numpy as np
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.world import CLASSES, OrbitCamera, View, World
 from onediff_jax.tasks import cameras, colors, prompts
-from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
+from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 from onediff_jax.tasks.role import Truth
 from onediff_jax.tasks.roles import get_role
 
@@ -53,8 +53,8 @@ class WorldBundles:
             raise ValueError(
                 f"{task} needs a size and {self.task.min_frames} frames: {max_frames=}"
             )
-        unknown = [name for name in self.task.frames if not get_role(name).rendered]
-        if unknown and task not in _OTHERS:
+        if not renders(self.task):
+            unknown = [name for name in self.task.frames if not get_role(name).rendered]
             raise ValueError(f"the embedded world has no frames of role {unknown[0]!r} ({task})")
         self._world = World(seed=seed, level=level)
         self._seed, self._first, self._count = seed, first, count
@@ -135,6 +135,11 @@ _OTHERS: dict[str, Callable] = {
     "subject_driven": WorldBundles._subject,
     "multiview": WorldBundles._multiview,
 }
+
+
+def renders(task: Task) -> bool:
+    """Whether the world has examples of a task."""
+    return task.name in _OTHERS or all(get_role(name).rendered for name in task.frames)
 
 
 def orbit_to_cameras(orbit: list[OrbitCamera]) -> cameras.Cameras:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
 from onediff_jax.experiment.build import Experiment
 from onediff_jax.sampling.request import Request, request_of_example
-from onediff_jax.tasks.definitions import TASKS, all_directions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,8 @@ def examples(
     Raises ValueError for a direction that does not exist or is not trained; lists those that are.
     """
     trained = {name for name, weight in experiment.config.data.tasks.items() if weight}
-    available = {d.name: t.name for t, d in all_directions() if t.name in trained}
+    tasks = experiment.tasks
+    available = {d.name: t.name for t, d in tasks.directions() if t.name in trained}
     chosen = list(available) if directions is None else list(directions)
     if unknown := [name for name in chosen if name not in available]:
         raise ValueError(f"unknown directions {unknown}; this run knows {list(available)}")
@@ -42,6 +42,6 @@ def examples(
         encoded = [encode_bundle(b, experiment.codec) for b in bundles]
         for name in (name for name in chosen if available[name] == task):
             for bundle, latents in zip(bundles, encoded, strict=True):
-                mask = TASKS[task].denoise_mask(name, len(bundle.frames))
+                mask = tasks[task].denoise_mask(name, len(bundle.frames))
                 found.append(Example(name, bundle, latents, tuple(map(bool, mask))))
     return found

@@ -9,7 +9,6 @@ from onediff_jax.data.codec import LightCodec
 from onediff_jax.data.prepared.reader import Decoding, PreparedFolder, Stored
 from onediff_jax.evaluation.sheet import draw_sheet
 from onediff_jax.sampling.show import picture
-from onediff_jax.tasks.definitions import get_task
 
 
 def draw_folder(
@@ -25,16 +24,16 @@ def draw_folder(
     Raises PreparedError when the folder is no prepared folder.
     """
     prepared, rng = PreparedFolder(folder), np.random.default_rng(seed)
-    scaling = prepared.pictures.get("scaling_factor")
+    scaling, tasks = prepared.pictures.get("scaling_factor"), prepared.definitions
     rows = []
     for task in prepared.tasks:
         splits = [(s, prepared.records(task, s)) for s in ("train", "held_out")]
         places = [(s, records, i) for s, records in splits for i in range(len(records))[:100_000]]
         chosen = rng.permutation(len(places))[: max(1, count // len(prepared.tasks))]
         for split, records, index in (places[c] for c in chosen):
-            decoding = Decoding(LightCodec(), scaling, get_task(task).max_frames)
+            decoding = Decoding(LightCodec(), scaling, tasks.task(task).max_frames, tasks=tasks)
             bundle = Stored(records[index], decoding).bundle(rng)
-            roles = get_task(task).roles(len(bundle.frames))
+            roles = tasks.task(task).roles(len(bundle.frames))
             drawn = [
                 _drawn(frame, role, codec) for frame, role in zip(bundle.frames, roles, strict=True)
             ]

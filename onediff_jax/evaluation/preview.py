@@ -9,7 +9,6 @@ from onediff_jax.evaluation.held_out import examples
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
 from onediff_jax.experiment.build import Experiment
 from onediff_jax.sampling.sampler import Sampler
-from onediff_jax.tasks.definitions import get_task
 
 
 class Preview:
@@ -33,7 +32,7 @@ class Preview:
         generated = self._sampler(params, requests)
         rows = []
         for example, frames in zip(self._examples, generated, strict=True):
-            roles = get_task(example.bundle.task).roles(len(frames))
+            roles = self._experiment.tasks.task(example.bundle.task).roles(len(frames))
             cells = example_row(example, frames, self._experiment.codec, roles)
             rows.append((example.direction, example.bundle.prompt, cells))
         return draw_sheet(rows)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
 from onediff_jax.data.codec import to_uint8
 from onediff_jax.data.world import World
-from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles
+from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles, renders
 from onediff_jax.evaluation.held_out import Example
 from onediff_jax.evaluation.scores.by_direction import score
 from onediff_jax.evaluation.scores.case import Case, Row, partners
@@ -23,7 +22,7 @@ from onediff_jax.experiment.build import HELD_OUT, Experiment
 from onediff_jax.sampling.request import Request, request_of_example
 from onediff_jax.sampling.sampler import Sampler
 from onediff_jax.sampling.source import Source
-from onediff_jax.tasks.definitions import all_directions, find_direction, get_task
+from onediff_jax.tasks.definitions import TaskSet
 
 # Scenes 0, 1, … that are not held out: for averages per task, and to fit the colour detector.
 TYPICAL_SCENES, DETECTOR_SCENES = 64, 192
@@ -53,8 +52,6 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")
-        for task in self.tasks or ():
-            find_direction(task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +75,15 @@ def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Eval
     directions = _directions(experiment, settings.tasks)
     asked: list[Example] = []
     typical: dict[str, Typical] = {}
-    tasks = list(dict.fromkeys(find_direction(name)[0].name for name in directions))
+    task_of = {d.name: t.name for t, d in experiment.tasks.directions()}
+    tasks = list(dict.fromkeys(task_of[name] for name in directions))
     for task in bar(tasks, desc="rendering scenes", unit="task"):
-        mine = [name for name in directions if find_direction(name)[0].name == task]
+        mine = [name for name in directions if task_of[name] == task]
         asked += _examples(experiment, task, mine, settings.scenes)
         training = _bundles(experiment, task, 0, TYPICAL_SCENES)
         typical[task] = Typical(training, DEPTH_RANGE["far"])
-    wrong = _wrong_given(asked)
-    requests = _requests(asked, wrong, settings)
+    wrong = _wrong_given(asked, experiment.tasks)
+    requests = _requests(asked, wrong, settings, experiment.tasks)
     sampler = Sampler(
         experiment,
         rows=experiment.config.log.sample_rows,
@@ -94,21 +92,26 @@ def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Eval
     )
     progress = functools.partial(bar, desc=f"generating {len(requests)} examples", unit="batch")
     generated = sampler(source.params, requests, progress)
-    cases = _cases(asked, generated, wrong, experiment.codec)
+    cases = _cases(asked, generated, wrong, experiment)
     detector = _detector(experiment)
     rows = []
     for name in bar(directions, desc="scoring", unit="task"):
         mine = [c for c, e in zip(cases, asked, strict=True) if e.direction == name]
-        rows += score(name, mine, typical[find_direction(name)[0].name], detector)
-    return Evaluation(rows, _sheet(asked, cases, experiment.codec))
+        rows += score(name, mine, typical[task_of[name]], detector, experiment.tasks)
+    return Evaluation(rows, _sheet(asked, cases, experiment))
 
 
 def _directions(experiment: Experiment, wanted: Sequence[str] | None) -> list[str]:
     trained = {name for name, weight in experiment.config.data.tasks.items() if weight}
-    available = [d.name for task, d in all_directions() if task.name in trained]
+    pairs = experiment.tasks.directions()
+    available = [d.name for task, d in pairs if task.name in trained]
     if unknown := [name for name in wanted or () if name not in available]:
         raise ValueError(f"tasks {unknown} are not what this model was trained on: {available}")
-    return available if wanted is None else [name for name in available if name in wanted]
+    if wanted is not None:
+        return [name for name in available if name in wanted]
+    # Of a task with frames that it does not know, the embedded world has no examples.
+    known = {d.name for task, d in pairs if task not in experiment.tasks.own or renders(task)}
+    return [name for name in available if name in known]
 
 
 def world_of(experiment: Experiment) -> tuple[int, str]:
@@ -119,16 +122,17 @@ def world_of(experiment: Experiment) -> tuple[int, str]:
 
 def _bundles(experiment: Experiment, task: str, first: int, count: int) -> list[Bundle]:
     """Examples of a task from the embedded world, in the sizes the model was trained on."""
-    group = get_task(task).group
+    group = experiment.tasks.task(task).group
     seed, level = world_of(experiment)
     source = WorldBundles(
         task,
         experiment.sizes[group],
+        tasks=experiment.tasks,
         seed=seed,
         level=level,
         first=first,
         count=count,
-        max_frames=max(s.frames for s in experiment.layout.slots if s.group == group),
+        max_frames=min(slot.frames for slot in experiment.slots(task)),
     )
     return [source[i] for i in range(count)]
 
@@ -141,31 +145,34 @@ def _examples(
     found = []
     for name in directions:
         for bundle, latents in zip(bundles, encoded, strict=True):
-            mask = get_task(task).denoise_mask(name, len(bundle.frames))
+            mask = experiment.tasks.task(task).denoise_mask(name, len(bundle.frames))
             found.append(Example(name, bundle, latents, tuple(map(bool, mask))))
     return found
 
 
-def _wrong_given(asked: Sequence[Example]) -> list[Encoded | None]:
+def _wrong_given(asked: Sequence[Example], tasks: TaskSet) -> list[Encoded | None]:
     """Per example the same with a wrong condition, taken from another of its direction."""
     keys = [(e.direction, *(f.shape for f in e.encoded.frames)) for e in asked]
     found = []
     for example, partner in zip(asked, partners(keys), strict=True):
         other = None if partner is None else asked[partner].encoded
         found.append(
-            other and wrong_given(example.direction, example.bundle, example.encoded, other)
+            other and wrong_given(example.direction, example.bundle, example.encoded, other, tasks)
         )
     return found
 
 
 def _requests(
-    asked: Sequence[Example], wrong: Sequence[Encoded | None], settings: Settings
+    asked: Sequence[Example],
+    wrong: Sequence[Encoded | None],
+    settings: Settings,
+    tasks: TaskSet,
 ) -> list[Request]:
     """The examples, then the wrong ones, which start from the same noise.
 
     The noise depends on scene and direction, not on what else is evaluated.
     """
-    order = [d.name for _, d in all_directions()]
+    order = [d.name for _, d in tasks.directions()]
     scene: dict[str, int] = dict.fromkeys(order, 0)
     right = []
     for example in asked:
@@ -183,13 +190,13 @@ def _cases(
     asked: Sequence[Example],
     generated: Sequence[list[np.ndarray]],
     wrong: Sequence[Encoded | None],
-    codec: Any,
+    experiment: Experiment,
 ) -> list[Case]:
     """Everything as pictures; `generated` holds the asked examples, then the wrong ones."""
     rest = iter(generated[len(asked) :])
-    cases = []
+    cases, codec = [], experiment.codec
     for example, frames, other in zip(asked, generated, wrong, strict=False):
-        roles = get_task(example.bundle.task).roles(len(frames))
+        roles = experiment.tasks.task(example.bundle.task).roles(len(frames))
 
         def pictures(latents, roles=roles):
             pairs = zip(latents, roles, strict=True)
@@ -216,12 +223,12 @@ def _detector(experiment: Experiment) -> ColorDetector:
     return ColorDetector((scene, world.render(scene, side, side)) for scene in scenes)
 
 
-def _sheet(asked: Sequence[Example], cases: Sequence[Case], codec: Any) -> np.ndarray:
+def _sheet(asked: Sequence[Example], cases: Sequence[Case], experiment: Experiment) -> np.ndarray:
     rows, count = [], {}
     for example, case in zip(asked, cases, strict=True):
         count[example.direction] = count.get(example.direction, 0) + 1
         if count[example.direction] <= SHEET_EXAMPLES:
-            roles = get_task(example.bundle.task).roles(len(case.frames))
-            cells = example_row(example, case.frames, codec, roles)
+            roles = experiment.tasks.task(example.bundle.task).roles(len(case.frames))
+            cells = example_row(example, case.frames, experiment.codec, roles)
             rows.append((example.direction, example.bundle.prompt, cells))
     return draw_sheet(rows)

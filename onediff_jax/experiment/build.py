@@ -25,11 +25,12 @@ from onediff_jax.data.rows import RowPacker
 from onediff_jax.data.world_bundles import WORLD_VERSION, WorldBundles
 from onediff_jax.experiment.checks import check_config, check_entry
 from onediff_jax.experiment.inputs import make_inputs
+from onediff_jax.experiment.own_tasks import tasks_of, with_own_tasks
 from onediff_jax.experiment.schema import BY_PATH, section_fields
 from onediff_jax.flow.times import TimeSampling
 from onediff_jax.models.lora import LoRA, add_lora, split_lora
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
-from onediff_jax.tasks.definitions import GROUPS, get_task
+from onediff_jax.tasks.definitions import GROUPS, TaskSet
 from onediff_jax.tasks.depth import Normalisation
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -49,6 +50,7 @@ class Experiment:
     text_encoder: Any  # prompts → embeddings (b, l, d), mask (b, l)
     online_text: Any | None  # encoders.OnlineText: rows carry token ids, which it embeds
     prepared: PreparedData | None  # None: the embedded world
+    tasks: TaskSet  # the built-in ones, and those of data.own_tasks
     cache: Cache  # of the embedded world's examples
     packer: RowPacker
     sizes: dict[str, tuple[tuple[int, int], ...]]  # task group → picture sizes in pixels
@@ -67,13 +69,21 @@ class Experiment:
             return self.prepared.bundles(task, held_out=held_out, seed=self.config.seed)
         return WorldBundles(
             task,
-            self.sizes[get_task(task).group],
+            self.sizes[self.tasks.task(task).group],
             seed=data.seed,
             level=data.level,
             first=HELD_OUT if held_out else 0,
             count=scenes or data.scenes,
-            max_frames=max(s.frames for s in self.layout.slots if s.group == get_task(task).group),
+            max_frames=min(slot.frames for slot in self.slots(task)),
+            tasks=self.tasks,
         )
+
+    def slots(self, task: str) -> tuple[Slot, ...]:
+        """The slots that the examples of a task go into."""
+        if self.prepared is not None:
+            return self.prepared.slots(task)
+        found = self.tasks.task(task)
+        return self.layout.slots_for(found.group, found.min_frames)
 
     def encoded(self, task: str, *, held_out: bool = False) -> Any:
         """The same as latents; what is rendered is kept in memory, what is stored is read."""
@@ -90,8 +100,10 @@ class Experiment:
         sources = {name: self.encoded(name, held_out=held_out) for name in tasks}
         kwargs.setdefault("batch_size", config.train.batch_rows * config.train.accumulate)
         reading = {name: config.data[name] for name in _READING}
-        groups = mix_groups(sources, tasks, config.seed)
-        return row_batches(groups, self.packer, self.draws, seed=config.seed, **(reading | kwargs))
+        trays = {name: self.layout.tray(self.slots(name)[0]) for name in tasks}
+        groups = mix_groups(sources, tasks, config.seed, trays)
+        options = {"seed": config.seed, "tasks": self.tasks} | reading | kwargs
+        return row_batches(groups, self.packer, self.draws, **options)
 
     def stream_fields(self) -> dict[str, Any]:
         """What determines the order and content of the stream."""
@@ -143,12 +155,15 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
     Raises ValueError that names the field, its value and the choices.
     """
     check_config(config)
+    if with_data:
+        config = with_own_tasks(config)
+    tasks = tasks_of(config)
     model = config.model
     fields = [f.name for f in dataclasses.fields(NextDiTConfig)]
     model_config = NextDiTConfig(**{name: model[name] for name in fields})
     layout = make_layout(config.rows)
-    _check_slots(config, layout)
-    inputs = make_inputs(config, layout, with_data=with_data)
+    _check_slots(config, layout, tasks)
+    inputs = make_inputs(config, layout, tasks, with_data=with_data)
     flow = config.flow
     options = {
         "dtype": DTYPES[model.dtype],
@@ -179,8 +194,9 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         text_encoder=inputs.text_encoder,
         online_text=inputs.online_text,
         prepared=inputs.prepared,
+        tasks=tasks,
         cache=Cache(_cache_bytes(config)),
-        packer=RowPacker(layout, inputs.row_text, model_config.patch_size),
+        packer=RowPacker(layout, inputs.row_text, model_config.patch_size, tasks),
         sizes=inputs.sizes,
         depth=inputs.depth,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),
@@ -225,9 +241,9 @@ def _frozen(all_params: Callable[[], Any], dtype: str) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), shapes)
 
 
-def _check_slots(config: ConfigDict, layout: RowLayout) -> None:
+def _check_slots(config: ConfigDict, layout: RowLayout, tasks: TaskSet) -> None:
     for name, weight in config.data.tasks.items():
-        task = get_task(name)
+        task = tasks.task(name)
         if weight and not any(
             s.group == task.group and s.frames >= task.min_frames for s in layout.slots
         ):

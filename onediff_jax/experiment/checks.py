@@ -18,6 +18,7 @@ from onediff_jax.experiment.schema import (
     field_of,
     section_fields,
 )
+from onediff_jax.tasks.own import own_tasks
 
 _TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str}
 _TUPLES = {"names": (str, "names"), "steps": (int, "steps")}
@@ -121,6 +122,9 @@ def check_value(field: Field, value: Any) -> None:
     if field.kind in _TYPES:
         _check_type(field, value)
         _check_allowed(field, field.path, value)
+        return
+    if field.kind == "tasks":
+        own_tasks(value, field.path)
         return
     if field.kind == "weights":
         if not isinstance(value, Mapping):

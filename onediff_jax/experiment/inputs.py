@@ -19,6 +19,7 @@ from onediff_jax.data.prepared.dataset import (
 from onediff_jax.data.prepared.depth import depth_of
 from onediff_jax.data.text_hash import HashedTextEncoder
 from onediff_jax.data.world_bundles import DEPTH_RANGE
+from onediff_jax.tasks.definitions import TaskSet
 from onediff_jax.tasks.depth import Normalisation
 
 
@@ -45,7 +46,9 @@ class Inputs:
     online_text: Any | None
 
 
-def make_inputs(config: ConfigDict, layout: RowLayout, *, with_data: bool = True) -> Inputs:
+def make_inputs(
+    config: ConfigDict, layout: RowLayout, tasks: TaskSet, *, with_data: bool = True
+) -> Inputs:
     """Checks config.data and config.text against each other, the rows, and what the folders hold.
 
     Raises ValueError that names the field, its value and the choices.
@@ -55,7 +58,7 @@ def make_inputs(config: ConfigDict, layout: RowLayout, *, with_data: bool = True
         codec, prepared, sizes = LightCodec(), None, _sizes(layout, data.aspects)
         depth = Normalisation(**DEPTH_RANGE)
     elif with_data:
-        codec, prepared = _make_prepared(config, layout)
+        codec, prepared = _make_prepared(config, layout, tasks)
         sizes, depth = prepared.sizes(), depth_of(prepared.folders)
     else:
         codec, prepared = _make_codec(data.encoder), None
@@ -95,7 +98,9 @@ def _make_codec(encoder: str) -> Any:
     return AutoencoderCodec(encoder)
 
 
-def _make_prepared(config: ConfigDict, layout: RowLayout) -> tuple[Any, PreparedData]:
+def _make_prepared(
+    config: ConfigDict, layout: RowLayout, tasks: TaskSet
+) -> tuple[Any, PreparedData]:
     data = config.data
     folders = open_folders(data.folders)
     first = folders[0][0]
@@ -115,7 +120,7 @@ def _make_prepared(config: ConfigDict, layout: RowLayout) -> tuple[Any, Prepared
         raise ValueError(
             f"text.kind='cached', but {first.path} holds captions alone: prepare --text=FOLDER"
         )
-    prepared = PreparedData(folders, layout, data.evaluate_on, codec, cached)
+    prepared = PreparedData(folders, layout, data.evaluate_on, codec, cached, tasks)
     prepared.check(data.tasks)
     return codec, prepared
 

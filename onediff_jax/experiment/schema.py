@@ -82,7 +82,7 @@ class Field:
       kind: "int", "float", "bool", "str"; "names", "steps" (tuples of str and of int); "slots",
         "folders" (tuples of tuples, of config.rows and data.folders,
         where a folder alone has weight 1); "weights" (a section of
-        numbers whose names are free).
+        numbers whose names are free); "tasks" (definitions of tasks of one's own).
       says: what it is, for docs/settings.md.
       allowed: the Range of a number; the choices of a str, or of each of several names; None: any.
       unit: of a number.
@@ -315,6 +315,14 @@ FIELDS = (
         "weights",
         "Weight of each task within its group; 0: the task is known and not trained.",
         NOT_NEGATIVE,
+        stream=True,
+    ),
+    Field(
+        "data.own_tasks",
+        "tasks",
+        "Tasks of one's own, name → frames and directions; prepared folders bring theirs "
+        "(docs/own_tasks.md).",
+        lacking={},
         stream=True,
     ),
     Field("flow.distribution", "str", "How noise levels σ are drawn.", DISTRIBUTIONS),
@@ -612,6 +620,8 @@ def field_of(path: str) -> Field | None:
     """The field that a path is of or in ("data.tasks.faceid" is in "data.tasks"); None: unknown."""
     if path in BY_PATH:
         return BY_PATH[path]
+    if path.startswith("data.own_tasks."):
+        return BY_PATH["data.own_tasks"]
     parent = BY_PATH.get(path.rpartition(".")[0])
     return parent if parent is not None and parent.kind == "weights" else None
 

@@ -5,7 +5,7 @@ import dataclasses
 from onediff_jax.data.layout import Slot
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.experiment.build import Experiment
-from onediff_jax.tasks.definitions import Task, get_task
+from onediff_jax.tasks.definitions import Task
 
 _UNIT = 16  # pixels per token side
 
@@ -44,11 +44,12 @@ class SlotUse:
 
 
 def slot_use(experiment: Experiment) -> tuple[SlotUse, ...]:
-    """Per task group of the rows; where the number of frames varies, its middle counts."""
+    """Per tray of the rows (task group, see RowLayout); where the number of frames varies, its
+    middle counts."""
     found: dict[str, list] = {}
     for slot in experiment.layout.slots:
-        found.setdefault(slot.group, []).append(slot)
-    return tuple(_of_group(experiment, group, tuple(slots)) for group, slots in found.items())
+        found.setdefault(experiment.layout.tray(slot), []).append(slot)
+    return tuple(_of_tray(experiment, tray, tuple(slots)) for tray, slots in found.items())
 
 
 def total_share(uses: tuple[SlotUse, ...]) -> float:
@@ -70,16 +71,17 @@ def padding_lines(uses: tuple[SlotUse, ...]) -> list[str]:
     return lines
 
 
-def _of_group(experiment: Experiment, group: str, slots: tuple[Slot, ...]) -> SlotUse:
+def _of_tray(experiment: Experiment, tray: str, slots: tuple[Slot, ...]) -> SlotUse:
+    layout, group = experiment.layout, slots[0].group
     weights = {
         name: weight
         for name, weight in experiment.config.data.tasks.items()
-        if weight and get_task(name).group == group
+        if weight and layout.tray(experiment.slots(name)[0]) == tray
     }
     room = max(slot.frames for slot in slots)
     used, frames, tokens = 0.0, 1, 1
     for name, weight in weights.items():
-        task = get_task(name)
+        task = experiment.tasks.task(name)
         if experiment.prepared is None:
             counts = {
                 (h * w // _UNIT**2, (task.min_frames, task.max_frames)): 1.0

@@ -3,7 +3,7 @@
 from typing import Any
 
 from onediff_jax.experiment.build import Experiment
-from onediff_jax.tasks.definitions import Task, get_task
+from onediff_jax.tasks.definitions import Task
 
 # What a prompt carries after its token, where it is more than a caption.
 _PROMPTS = {
@@ -17,7 +17,8 @@ _PROMPTS = {
 
 def trained_tasks(experiment: Experiment) -> list[Task]:
     """The tasks that the run trained."""
-    return [get_task(name) for name, weight in experiment.config.data.tasks.items() if weight]
+    weights = experiment.config.data.tasks.items()
+    return [experiment.tasks.task(name) for name, weight in weights if weight]
 
 
 def index_fields(experiment: Experiment) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Attributes carry diffusers' names, so that a parameter's path is its name in the
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ class Network(nnx.Module):
     """Encoder and decoder with their 1×1 convolutions. Compute dtype `dtype`, norms float32."""
 
     def __init__(self, config: AutoencoderConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        kw = dict(attention=config.mid_block_add_attention, dtype=dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(attention=config.mid_block_add_attention, dtype=dtype, rngs=rngs)
         channels, groups, c = (
             config.block_out_channels,
             config.norm_num_groups,
@@ -185,7 +186,7 @@ def layout(config: AutoencoderConfig, dtype) -> tuple[nnx.GraphDef, dict, dict]:
     network = nnx.eval_shape(lambda: Network(config, dtype=dtype, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(network)
     shapes = nnx.to_pure_dict(state)
-    flat = traverse_util.flatten_dict(shapes)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(shapes)
     return graphdef, shapes, {path: _source(path, leaf.shape) for path, leaf in flat.items()}
 
 

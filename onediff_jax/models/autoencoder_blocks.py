@@ -3,6 +3,8 @@
 Attributes carry diffusers' names, so that a parameter's path is its name in the file.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -188,7 +190,7 @@ class Coder(nnx.Module):
         dtype,
         rngs: nnx.Rngs,
     ):
-        kw = dict(dtype=dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         widths = [channels[0], *channels]
         self.up = up
         self.conv_in = Conv(c_in, widths[0], 3, **kw)

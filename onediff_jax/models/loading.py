@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -232,13 +233,15 @@ def open_params(
         raise ValueError(
             f"{str(where)!r} does not fit its config.json:\n" + "\n".join(sorted(problems))
         )
-    return lambda path: _convert(shapes[path], sources[path], tensors, shardings.get(path))
+    leaves: Any = shapes
+    places: Any = shardings
+    return lambda path: _convert(leaves[path], sources[path], tensors, places.get(path))
 
 
 def _convert(
     ours: jax.ShapeDtypeStruct, source: Source, tensors, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         """A part of our array, straight in its final dtype."""
         size = [len(range(*s.indices(n))) for s, n in zip(index, ours.shape, strict=True)]
         gc.collect(0)  # has jax let go of host arrays that it used in place and that are gone

@@ -6,6 +6,7 @@ takes (b, f, h, w, c) latents, as sampling does. Every frame has its own timeste
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +50,10 @@ class NextDiTConfig:
     def __post_init__(self):
         optional = ("ffn_dim_multiplier", "attention_softcap")
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value: Any = getattr(self, field.name)
             if value is None and field.name in optional:
                 continue
-            if not value > 0:
+            if value is None or not value > 0:
                 allowed = "positive, or None" if field.name in optional else "positive"
                 raise ValueError(f"model.{field.name}={value} must be {allowed}")
         if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:

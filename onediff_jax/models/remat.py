@@ -26,7 +26,7 @@ def check_remat(name: str) -> None:
         raise ValueError(f"model.remat={name!r} must be one of {REMATS}")
 
 
-def rematerialised(layer: Callable, remat: Remat) -> Callable:
+def rematerialised(layer: Callable, remat: Remat | str) -> Callable:
     """The layer with what `remat` says to recompute."""
     if remat == "none":
         return layer

@@ -106,9 +106,9 @@ class Layer(nnx.Module):
         self.precision = loading.matmul_precision(dtype)
 
     def einsum(self, letters: str, *operands: jax.Array, out=None) -> jax.Array:
-        operands = [jnp.asarray(operand, self.dtype) for operand in operands]
+        cast = [jnp.asarray(operand, self.dtype) for operand in operands]
         return jnp.einsum(
-            letters, *operands, precision=self.precision, preferred_element_type=out or self.dtype
+            letters, *cast, precision=self.precision, preferred_element_type=out or self.dtype
         )
 
     def attention(self, x: jax.Array, bias: jax.Array) -> jax.Array:

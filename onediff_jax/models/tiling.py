@@ -68,6 +68,8 @@ def blend_tiles(function: Callable, x: jax.Array, tile: int, overlap: int, *, un
             top_out, left_out = int(scale * top), int(scale * left)
             rows = slice(top_out, top_out + window.shape[0])
             columns = slice(left_out, left_out + window.shape[1])
+            assert canvases is not None
             for canvas, part in zip(canvases, parts, strict=True):
                 canvas[:, rows, columns] += np.asarray(part) * window
+    assert canvases is not None  # there is at least one tile
     return jax.tree.unflatten(tree, [jnp.asarray(canvas) for canvas in canvases])

@@ -71,7 +71,10 @@ def _slurm(env: Mapping[str, str], timeout: int) -> Cluster:
     """A step that srun started; the coordinator is the first node's, at a port of the job's own."""
     nodes = env["SLURM_STEP_NODELIST"]
     # node7 / node7,node9 / node[007-012,020],other: what comes first, brackets resolved.
-    name, inside = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes).groups()
+    first = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
+    if first is None:
+        raise ValueError(f"SLURM_STEP_NODELIST={nodes!r} names no node")
+    name, inside = first.groups()
     job = _integer(env, "SLURM_JOB_ID") if "SLURM_JOB_ID" in env else 0
     count, index = _integer(env, "SLURM_STEP_NUM_TASKS"), _integer(env, "SLURM_PROCID")
     devices = None

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -31,7 +32,7 @@ class Memory:
         return self.state + self.activations
 
 
-def device_bytes(device: jax.Device) -> int | None:
+def device_bytes(device: Any) -> int | None:
     """Memory of one device in bytes (the machine's for CPU devices, shared among them)."""
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

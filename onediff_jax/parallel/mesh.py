@@ -28,18 +28,18 @@ def make_mesh(config: ConfigDict, devices: list | None = None) -> Mesh:
     slices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    config = complete("mesh", config)
-    sizes = [config[axis] for axis in AXES]
+    fields = complete("mesh", dict(config))
+    sizes = [fields[axis] for axis in AXES]
     if sizes.count(-1) > 1 or any(n == 0 or n < -1 for n in sizes):
-        raise ValueError(f"mesh {config} must be positive sizes, at most one of them -1")
+        raise ValueError(f"mesh {fields} must be positive sizes, at most one of them -1")
     known = math.prod(n for n in sizes if n > 0)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(
-            f"mesh {config} multiplies to {known}, but there are {len(devices)} devices"
+            f"mesh {fields} multiplies to {known}, but there are {len(devices)} devices"
         )
-    parts = _slices(devices, config["slices"])
+    parts = _slices(devices, fields["slices"])
     if sizes[0] % len(parts):
         raise ValueError(
             f"mesh.replica={sizes[0]} must be a multiple of mesh.slices={len(parts)}: only "

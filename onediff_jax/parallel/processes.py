@@ -84,11 +84,18 @@ def _answers(address: str) -> bool:
     return True
 
 
+def _client() -> Any:
+    """The processes' common store, of jax's coordinator."""
+    client = distributed.global_state.client
+    assert client is not None  # `many` looked
+    return client
+
+
 def gather(value: Any) -> list[Any]:
     """The JSON value of every process, by its index; all processes call it together."""
     if not many():
         return [value]
-    store, call = distributed.global_state.client, next(_CALLS)
+    store, call = _client(), next(_CALLS)
     store.key_value_set(f"onediff/{call}/{jax.process_index()}", json.dumps(value))
     names = [f"onediff/{call}/{index}" for index in range(jax.process_count())]
     return [json.loads(store.blocking_key_value_get(name, _LONG)) for name in names]
@@ -102,7 +109,7 @@ def meet(name: str | None = None) -> None:
     """
     if many():
         name = f"onediff/{next(_CALLS) if name is None else name}"
-        distributed.global_state.client.wait_at_barrier(name, _LONG)
+        _client().wait_at_barrier(name, _LONG)
 
 
 def check_same(ours: dict[str, Any]) -> None:
@@ -221,7 +228,7 @@ def local_rows(sharding: NamedSharding, rows: int) -> tuple[int, ...]:
       sharding: of the batch; its first axis is the rows'.
       rows: of the whole batch.
     """
-    parts = sharding.addressable_devices_indices_map((rows,)).values()
+    parts: Any = sharding.addressable_devices_indices_map((rows,)).values()
     return tuple(sorted({row for (part,) in parts for row in range(rows)[part]}))
 
 
@@ -238,7 +245,7 @@ def place_rows(
     where = {row: place for place, row in enumerate(rows)}
 
     def whole(name: str, array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             wanted = range(n)[index[0]]
             first = where[wanted[0]]  # the rows of a device are adjacent, here as in the batch
             return array[(slice(first, first + len(wanted)), *index[1:])]

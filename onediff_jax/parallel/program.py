@@ -28,24 +28,23 @@ class Program:
 
     def __init__(self, jitted: Any, name: str, *, allow_recompile: bool = False):
         self._jitted, self._name, self._allow = jitted, name, allow_recompile
-        self._program: jax.stages.Compiled | None = None
+        self._program: Any = None  # a jax.stages.Compiled, once there is one
         self.compiled = 0
 
     def __call__(self, *args: Any) -> Any:
-        if self._program is None:
-            self._compile(args)
+        program = self._program or self._compile(args)
         try:
-            return self._program(*args)
+            return program(*args)
         except (TypeError, ValueError) as error:  # raised before anything runs
             if not self._allow:
                 raise RecompileError(
                     f"{self._name} would have to be compiled again: {error}"
                 ) from error
-        self._compile(args)
-        return self._program(*args)
+        return self._compile(args)(*args)
 
-    def _compile(self, args: tuple) -> None:
+    def _compile(self, args: tuple) -> Any:
         options = compiler_options(jax.default_backend())
         self._program = self._jitted.lower(*args).compile(compiler_options=options or None)
         self.compiled += 1
+        return self._program
         meet()

@@ -15,6 +15,7 @@ from onediff_jax.data.pipeline import BatchIterator, stream_hash
 from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
+from onediff_jax.experiment.own_tasks import with_own_tasks
 from onediff_jax.experiment.slot_use import padding_lines, slot_use
 from onediff_jax.interop.pretrained import load_params
 from onediff_jax.models.lora import join
@@ -38,6 +39,14 @@ from onediff_jax.run.checkpoint import (
     Checkpoints,
     complete_steps,
 )
+from onediff_jax.run.incidents import (
+    Incident,
+    LossWatch,
+    SpikeError,
+    describe,
+    described,
+    write_incident,
+)
 from onediff_jax.run.metrics import (
     Reporter,
     Results,
@@ -56,6 +65,13 @@ from onediff_jax.run.watchdog import Watchdog
 from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
+
+_BACK = 3  # times that a run goes back to the same step
+_LIMITS_EVERY = 50  # steps between new limits of losses
+
+
+class _GoBack(Exception):
+    """(step, names): the run goes back, and leaves those examples out."""
 
 
 class NotFiniteError(RuntimeError):
@@ -79,6 +95,7 @@ def train(
     subclasses CheckpointError, WorkdirError) before anything is compiled or written when something
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
+    config = with_own_tasks(config)
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
@@ -170,6 +187,8 @@ class _Run:
         self.batches = self._stream(config.train.batch_rows * config.train.accumulate)
         opened.callback(self.batches.close)
         self.results = Results()
+        self.left_out: frozenset[str] = frozenset()
+        self.goings_back: dict[int, int] = {}  # step → how often the run went back to it
         self.state = self._restore() or self._start()
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
@@ -221,12 +240,18 @@ class _Run:
                 f"checkpoint {step} was trained on another data stream:\n  " + "\n  ".join(named)
             )
         self.batches.seek(data["batches"])
+        self.losses = self._loss_watch(data.get("losses"))
+        self.left_out |= set(data.get("left_out", ()))
+        self.batches.leave_out(self.left_out)
         self.clock = Clock(self.first_start, data.get("productive_seconds", 0.0))
         self.reporter.say(f"continuing from the checkpoint of step {step}")
         return state._replace(ema=jax.device_put(state.ema, self.shardings.ema))
 
     def _start(self) -> TrainState:
         """The state of step 0: initial values, or those of init_from."""
+        self.losses = self._loss_watch()
+        self.batches.seek(0)
+        self.batches.leave_out(self.left_out)
         folder = self.config.init_from
         if not folder or self.experiment.lora:
             return jax.jit(self._new_state, out_shardings=self.shardings)()
@@ -234,6 +259,9 @@ class _Run:
         params = load_params(folder, self.experiment.model_config, shapes, self.shardings.params)
         self.reporter.say(f"weights and EMA start from {folder}")
         return jax.jit(self._new_state, out_shardings=self.shardings)(params)
+
+    def _loss_watch(self, state: dict[str, Any] | None = None) -> LossWatch:
+        return LossWatch(self.config.train.spike_factor, state, self.experiment.tasks.names)
 
     def _load_frozen(self, shardings: Any) -> Any:
         """Weights that are used and not trained; None where all are."""
@@ -265,13 +293,16 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Starts a checkpoint of everything the run needs to go on."""
-        self.results.settle()
+        with self.watchdog.waiting_for("a step"):
+            self._collect(step)  # nothing is saved that came of a loss that goes wrong
         began = time.perf_counter()
         data = {
             "batches": step,  # of each step one; the next one is read already
             "stream_hash": stream_hash(self.fields),
             "stream": self.fields,
             "productive_seconds": self.clock.productive,
+            "losses": self.losses.state(),
+            "left_out": sorted(self.left_out),
         }
         with self.watchdog.waiting_for("a save"):
             self.checkpoints.save(step, self.state, data)
@@ -287,6 +318,32 @@ class _Run:
         return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
+        """Trains until the last step or a signal; goes back where train.on_spike says so."""
+        while True:
+            try:
+                return self._train()
+            except _GoBack as back:
+                self._go_back(back)
+
+    def _go_back(self, back: "_GoBack") -> None:
+        """To the newest checkpoint, or the start, without the examples behind an incident."""
+        step, names = back.args
+        self.results = Results()
+        self.checkpoints.wait()
+        self.left_out |= names
+        self.state = self._restore() or self._start()
+        again = self.goings_back[int(self.state.step)] = (
+            self.goings_back.get(int(self.state.step), 0) + 1
+        )
+        if again > _BACK or not names:
+            raise SpikeError(
+                f"step {step}: the loss goes wrong again, {again} times after going back to step "
+                f"{int(self.state.step)}: the examples in incidents.jsonl are not the cause. Lower "
+                "optim.learning_rate, or set train.on_spike to another of report, skip, stop"
+            )
+        self.reporter.say(f"went back to step {int(self.state.step)}; left out: {sorted(names)}")
+
+    def _train(self) -> TrainState:
         """Until the last step or a signal: save, step, log, next batch, evaluate.
 
         Everything that the devices need is given to them before anything is fetched from them: a
@@ -296,7 +353,9 @@ class _Run:
         total = self.config.train.steps
         step = int(self.state.step)
         self.saved_at, self.saved_step, self.logged_step = time.monotonic(), step, step
-        self._observe(step)
+        self.unlogged, self.seen_skipped = [], int(self.state.skipped)
+        if step == 0:  # a run that goes on was observed where it was saved
+            self._observe(step)
         with Stop() as stop:
             try:
                 batch = self._read(step)
@@ -305,18 +364,21 @@ class _Run:
                         self.save(step)
                     if self.profile(step, self.results.newest):
                         self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
+                    self._set_limits(step)
                     self._advance(step, batch)
                     step += 1
                     batch = self._read(step)
                     with self.watchdog.waiting_for("a step"):
                         self.results.settle(ahead=1)
                     self._observe(step)
+            except _GoBack:
+                raise
             except BaseException:
                 with contextlib.suppress(Exception):
                     self._log(step)  # what is done is told, whatever came after it
                 raise
             self._log(step)
-            self.save(step)
+            self.save(step)  # also sees what was not seen before
             with self.watchdog.waiting_for("a save"):
                 self.checkpoints.wait()
         done = (
@@ -345,7 +407,7 @@ class _Run:
         compiled = self.step.compiled
         annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
         with annotation, self.watchdog.waiting_for("the start of a step"):
-            self.state, metrics = self.step(self.state, batch, self.frozen)
+            self.state, metrics = self.step(self.state, batch, self.frozen, *self.limits)
         self.results.add(step + 1, metrics)
         self._log(step)
         self.clock.tick()
@@ -353,19 +415,67 @@ class _Run:
             self.results.settle()
             self.clock.restart()  # compilation is not part of the rate
 
+    def _collect(self, step: int) -> None:
+        """Fetches the metrics of the steps up to `step`, and looks at their losses."""
+        for number, metrics in self.results.fetch(step):
+            self.unlogged.append(metrics)
+            incident = self.losses.see(number, metrics, self.seen_skipped)
+            self.seen_skipped = int(metrics["skipped"])
+            if incident is not None:
+                self._handle(incident)
+
+    def _handle(self, incident: Incident) -> None:
+        """Writes an incident down and does what train.on_spike says."""
+        action = self.config.train.on_spike
+        found = [
+            self.batches.source.references(incident.step - 1, row)[slot]
+            for row, slot, _ in incident.slots
+        ]
+        names = frozenset(reference.name for reference in found)
+        back = action == "rewind" and names
+        stop = action == "stop" and incident.kind != "not finite"
+        done = "goes back" if back else "stops" if stop else ""
+        done = done or ("left the step out" if incident.left_out else "goes on")
+        if self.is_writer:
+            examples = [described(reference) for reference in found]
+            write_incident(self.path / "incidents.jsonl", incident, examples, done)
+            self.reporter.say(f"{describe(incident, examples)}; {done}")
+        if stop:
+            raise SpikeError(
+                f"step {incident.step}: {incident.kind}, train.on_spike='stop'; incidents.jsonl "
+                f"names the examples behind it; the last checkpoints are {self.checkpoints.steps()}"
+            )
+        if back:
+            raise _GoBack(incident.step, names)
+
+    def _set_limits(self, step: int) -> None:
+        """With train.on_spike="skip", from time to time: what the steps from here on allow.
+
+        At steps that no other setting moves, so that the result depends on none.
+        """
+        if self.config.train.on_spike != "skip":
+            self.limits: tuple = ()
+            return
+        if step % _LIMITS_EVERY == 0 and step:
+            with self.watchdog.waiting_for("a step"):
+                self._collect(step)
+            self.losses.set_limits()
+        self.limits = (self.losses.limits,)
+
     def _log(self, step: int) -> None:
         """Reports the steps since the last report, when one is due at this step."""
         train, log = self.config.train, self.config.log
         if step <= self.logged_step or (step % log.every_steps and step != train.steps):
             return
         self.logged_step = step
-        results = self.results.fetch(step)
+        self._collect(step)
+        results, self.unlogged = self.unlogged, []
         if not results:
             return
         rates = self.clock.report()  # empty where the only step so far was compiled
         last = results[-1]
         values = {
-            **step_means(results),
+            **step_means(results, self.experiment.tasks.names),
             **{k: float(last[k]) for k in ("grad_norm", "learning_rate", "ema_decay", "skipped")},
             **rates,
             **(self.work.rates(rates["steps_per_second"]) if rates else {}),
@@ -406,7 +516,7 @@ class _Run:
             for number, batch in enumerate(self.held_out):
                 found = self.evaluate(params, batch, jax.random.fold_in(key, number))
                 sums = add_sums(sums, jax.device_get(found))
-            values = task_means(sums, "held_out")
+            values = task_means(sums, "held_out", self.experiment.tasks.names)
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
             self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")

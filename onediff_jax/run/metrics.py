@@ -101,29 +101,36 @@ class Results:
         if len(self._waiting) > ahead:
             jax.block_until_ready(self._waiting[-1 - ahead][1]["loss"])
 
-    def fetch(self, step: int) -> list[dict[str, np.ndarray]]:
-        """Takes the metrics of the steps up to `step`, in order, in one transfer."""
+    def fetch(self, step: int) -> list[tuple[int, dict[str, np.ndarray]]]:
+        """Takes the metrics of the steps up to `step`, each with its number, in one transfer."""
         found = []
         while self._waiting and self._waiting[0][0] <= step:
-            found.append(self._waiting.popleft()[1])
-        return jax.device_get(found)
+            found.append(self._waiting.popleft())
+        metrics = jax.device_get([metrics for _, metrics in found])
+        return [(number, values) for (number, _), values in zip(found, metrics, strict=True)]
 
 
-def step_means(results: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Losses and padding of several steps together, each mean over all their tokens."""
+def step_means(
+    results: Sequence[dict[str, np.ndarray]], tasks: Sequence[str] = TASK_NAMES
+) -> dict[str, float]:
+    """Losses and padding of several steps together, each mean over all their tokens; `tasks` as in
+    `task_means`."""
     names = ("task_loss", "task_tokens", "valid_tokens", "all_tokens")
     sums = {k: np.sum([np.asarray(r[k], np.float64) for r in results], axis=0) for k in names}
     tokens = sums["task_tokens"].sum()
     return {
         "loss": float(sums["task_loss"].sum() / (tokens or 1.0)),
-        **task_means(sums),
+        **task_means(sums, tasks=tasks),
         "padding": float(1 - sums["valid_tokens"] / sums["all_tokens"]),
     }
 
 
-def task_means(sums: dict[str, np.ndarray], prefix: str = "loss") -> dict[str, float]:
-    """Mean loss per task that had tokens, from the sums of one or more steps."""
-    pairs = zip(TASK_NAMES, sums["task_loss"], sums["task_tokens"], strict=True)
+def task_means(
+    sums: dict[str, np.ndarray], prefix: str = "loss", tasks: Sequence[str] = TASK_NAMES
+) -> dict[str, float]:
+    """Mean loss per task that had tokens, from the sums of one or more steps; `tasks` are the names
+    of all tasks in the order of the sums."""
+    pairs = zip(tasks, sums["task_loss"], sums["task_tokens"], strict=True)
     return {f"{prefix}/{name}": float(s / n) for name, s, n in pairs if n > 0}
 
 

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from onediff_jax.data.layout import RowLayout
-from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.experiment.build import Experiment
 from onediff_jax.flow.path import add_noise, velocity
 from onediff_jax.flow.times import sample_sigmas
@@ -73,14 +72,15 @@ def flow_loss(
     weight = token_weights(batch, experiment)
     tokens = weight.sum() if tokens is None else tokens
     loss = (error * weight).sum() / jnp.where(tokens > 0, tokens, 1.0)
-    return loss, _sums(error * weight, weight, batch, layout)
+    return loss, _sums(error * weight, weight, batch, experiment)
 
 
-def _sums(error: jax.Array, weight: jax.Array, batch: Batch, layout: RowLayout) -> Sums:
+def _sums(error: jax.Array, weight: jax.Array, batch: Batch, experiment: Experiment) -> Sums:
     """What `flow_loss` sums, of weighted errors and weights (r, c, t)."""
+    layout = experiment.layout
     of_slot = jax.nn.one_hot(layout.chunk_slot, len(layout.slots))  # (c, s)
     slot_loss, slot_tokens = error.sum(-1) @ of_slot, weight.sum(-1) @ of_slot
-    of_task = jax.nn.one_hot(batch["task"], len(TASK_NAMES))
+    of_task = jax.nn.one_hot(batch["task"], len(experiment.tasks.names))
     return {
         "task_loss": jnp.einsum("rs,rsk->k", slot_loss, of_task),
         "task_tokens": jnp.einsum("rs,rsk->k", slot_tokens, of_task),
@@ -127,7 +127,8 @@ def make_train_step(
     `frozen` are parameters that are not trained, beside state.params; None when all are. With
     `train.accumulate` = n the batch goes through in n parts: the gradient is that of the mean over
     the weighted tokens of all of them. A step whose gradient is not finite changes nothing but the
-    counters; state.step alone drives the schedule.
+    counters; nor does one with the mean loss of a task above its limit, where `limits` (tasks,) are
+    given. state.step alone drives the schedule.
     """
     config: ConfigDict = experiment.config
     parts = config.train.accumulate
@@ -163,11 +164,16 @@ def make_train_step(
         whole = {k: v.swapaxes(0, 1).reshape(-1, v.shape[-1]) for k, v in per_slot.items()}
         return loss, sums | whole, grads
 
-    def step(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, Sums]:
+    def step(
+        state: TrainState, batch: Batch, frozen: Any = None, limits: jax.Array | None = None
+    ) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         loss, sums, grads = gradients(state.params, frozen, batch, key)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(loss)
+        if limits is not None:
+            loss_of, tokens_of = sums["task_loss"], sums["task_tokens"]
+            good &= jnp.where(tokens_of > 0, loss_of <= limits * tokens_of, True).all()
         updates, opt_state = tx.update(grads, at_step(state.opt_state, state.step), state.params)
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, config.ema.max_decay, config.ema.power)
@@ -206,6 +212,8 @@ def sharded_train_step(
 ) -> tuple[Callable[[TrainState, Batch, Any], tuple[TrainState, Sums]], TrainState, Any]:
     """The jitted step of (state, batch, frozen), and how its state and frozen weights lie.
 
+    With train.on_spike="skip" it takes the limits of `make_train_step` too.
+
     The state is donated. With `ema.offload` the average lies in the memory of the host and visits
     the devices for its update.
     """
@@ -218,14 +226,16 @@ def sharded_train_step(
         ema = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), shardings.ema)
         shardings = shardings._replace(ema=ema)
 
-        def whole(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, Sums]:
+        def whole(state: TrainState, batch: Batch, frozen: Any = None, *limits: jax.Array):
             ema = jax.device_put(state.ema, on_device(shardings.ema))
-            return step(state._replace(ema=ema), batch, frozen)
+            return step(state._replace(ema=ema), batch, frozen, *limits)
 
+    whole_array = jax.sharding.NamedSharding(mesh, jax.P())
+    limits = (whole_array,) if experiment.config.train.on_spike == "skip" else ()
     jitted = jax.jit(
         on_mesh(whole, mesh),
-        in_shardings=(shardings, row_shardings(mesh), frozen),
-        out_shardings=(shardings, jax.sharding.NamedSharding(mesh, jax.P())),
+        in_shardings=(shardings, row_shardings(mesh), frozen, *limits),
+        out_shardings=(shardings, whole_array),
         donate_argnums=0,
     )
     return jitted, shardings, frozen

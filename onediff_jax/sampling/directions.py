@@ -3,7 +3,7 @@
 import dataclasses
 
 from onediff_jax.experiment.build import Experiment
-from onediff_jax.tasks.definitions import BUILT_IN, Direction, Task
+from onediff_jax.tasks.definitions import Direction, Task
 from onediff_jax.tasks.roles import get_role
 
 
@@ -47,8 +47,7 @@ class Asking:
 def directions_of(experiment: Experiment) -> dict[str, Asking]:
     """Every direction by its name, those that were trained first."""
     trained = {name for name, weight in experiment.config.data.tasks.items() if weight}
-    tasks = getattr(experiment, "tasks", BUILT_IN)
-    found = [_asking(t, d, trained=t.name in trained) for t, d in tasks.directions()]
+    found = [_asking(t, d, trained=t.name in trained) for t, d in experiment.tasks.directions()]
     return {asking.name: asking for asking in sorted(found, key=lambda a: not a.trained)}
 
 

@@ -100,7 +100,7 @@ def generate(
     requests = [requests] if isinstance(requests, Request) else list(requests)
     experiment = source.experiment
     guidance = experiment.config.log.guidance if guidance is None else guidance
-    plans = [make_plan(request) for request in requests]
+    plans = [make_plan(request, experiment.tasks) for request in requests]
     results: list = [None] * len(requests)
 
     def result(index: int, frames: Frames, notes: tuple[str, ...] = ()) -> Generated:

@@ -70,9 +70,11 @@ class Sampler:
             raise ValueError(f"{guidance=} must not be negative; 1 is off")
         self._experiment, self._rows, self._steps = experiment, rows, steps
         self._guidance, self._layout = guidance, layout or experiment.layout
-        self._packer = experiment.packer
+        packer, tasks = experiment.packer, experiment.tasks
+        self._packer = packer
         if layout is not None:
-            self._packer = RowPacker(layout, self._packer.text_encoder, self._packer.patch)
+            self._packer = RowPacker(layout, packer.text_encoder, packer.patch, tasks)
+        self._bare = RowPacker(self._layout, _no_text, packer.patch, tasks)
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
         if self._mesh is None:
             self._program = _jitted(experiment.graphdef, self._layout, guidance <= 1)
@@ -130,7 +132,7 @@ class Sampler:
         return results
 
     def _encoded(self, request: Request) -> _Asked:
-        plan = make_plan(request)
+        plan = make_plan(request, self._experiment.tasks)
         bundle = encode(request, plan, self._experiment)
         return _Asked(bundle, plan.generate, request.negative_prompt, request.seed)
 
@@ -156,7 +158,7 @@ class Sampler:
         if self._experiment.online_text:
             batch = self._experiment.online_text.embed(batch)
         bare = [[_placed(a, a.noise(), "") if a else None for a in row] for row in rows]
-        noise = RowPacker(self._layout, _no_text, self._packer.patch).batch(bare)["tokens"]
+        noise = self._bare.batch(bare)["tokens"]
         expanded = batch["generate"][:, self._layout.chunk_frame][..., None, None]
         batch["noise"] = np.where(expanded, noise, batch["tokens"])
         if self._guidance > 1:

@@ -4,7 +4,7 @@ import dataclasses
 
 from onediff_jax.sampling.request import Request
 from onediff_jax.sampling.source import Source
-from onediff_jax.tasks.definitions import find_direction, mask_generating
+from onediff_jax.tasks.definitions import mask_generating
 
 
 def request_of_scene(source: Source, scene: int, request: Request) -> Request:
@@ -15,7 +15,7 @@ def request_of_scene(source: Source, scene: int, request: Request) -> Request:
 
     Raises ValueError when the source has no such world.
     """
-    task, _ = find_direction(request.direction)
+    task, _ = source.experiment.tasks.find_direction(request.direction)
     data = source.experiment.config.data.name
     if data != "world" or scene < 0:
         raise ValueError(f"{scene=} must be 0 or more, of a source trained on 'world': {data!r}")

@@ -82,7 +82,8 @@ def compile_program(program: Program, topology: Topology) -> jax.stages.Compiled
     Raises DoesNotFit with what is missing.
     """
     platform = topology.chip.platform
-    options = compiler_options(platform) | (UNTRIED if platform == "gpu" else {})
+    options: dict[str, Any] = dict(compiler_options(platform))
+    options |= UNTRIED if platform == "gpu" else {}
     try:
         compiled = program.lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
@@ -96,9 +97,16 @@ def compile_program(program: Program, topology: Topology) -> jax.stages.Compiled
     return compiled
 
 
+def memory_of(compiled: jax.stages.Compiled) -> Any:
+    """XLA's own count; both compilers used here have one."""
+    found = compiled.memory_analysis()
+    assert found is not None
+    return found
+
+
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Memory of one device: arguments, temporaries, and results that have none of these places."""
-    found = compiled.memory_analysis()
+    found = memory_of(compiled)
     needed = found.argument_size_in_bytes + found.temp_size_in_bytes
     needed += found.output_size_in_bytes - found.alias_size_in_bytes
     return max(found.peak_memory_in_bytes, needed)

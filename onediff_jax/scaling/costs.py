@@ -80,7 +80,7 @@ def _kernel(run: Run, instruction: Instruction) -> Kernel:
     name, products, keys = re.sub(r"\.\d+$", "", instruction.name), None, -3
     if "splash" in instruction.name:
         phases = {"fwd": 2, "dkv": 5, "dq": 3}
-        phase = next((p for p in phases if f"_{p}_" in f"{instruction.name}_"), None)
+        phase = next((p for p in phases if f"_{p}_" in f"{instruction.name}_"), "")
         products, keys = phases.get(phase), -2
     elif ours := next((n for n in _TRITON if f'"{n}"' in instruction.rest), None):
         name, products = f"triton_{ours.removeprefix('attention_')}", _TRITON[ours]

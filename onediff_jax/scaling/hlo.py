@@ -52,10 +52,10 @@ class Instruction:
     rest: str  # attributes; for constants and parameters with what stands in the brackets
     is_root: bool
 
-    def attribute(self, key: str) -> str | None:
-        """The value of key=value up to the next comma, without a leading %."""
+    def attribute(self, key: str) -> str:
+        """The value of key=value up to the next comma, without a leading %; empty without one."""
         found = re.search(rf"\b{key}=%?([\w.\-]+)", self.rest)
-        return found[1] if found else None
+        return found[1] if found else ""
 
     @property
     def bytes(self) -> float:
@@ -93,7 +93,7 @@ class Computation:
     def parameters(self) -> list[Instruction]:
         """Its parameters in order."""
         found = [i for i in self.instructions if i.opcode == "parameter"]
-        return sorted(found, key=lambda i: int(re.match(r"\d+", i.rest)[0]))
+        return sorted(found, key=lambda i: int(i.rest.split(")")[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +193,7 @@ def arrays_of(text: str) -> tuple[Array, ...]:
 
 def _instruction(line: str) -> Instruction:
     head = _INSTRUCTION.match(line)
+    assert head is not None, line  # `parse` looked
     text = _COMMENT.sub("", line[head.end() :])
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     opcode, _, after = text[end + 1 if text[end] == " " else end :].strip().partition("(")

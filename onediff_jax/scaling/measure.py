@@ -34,6 +34,7 @@ def measure(
         kernels = attention_choices(program.experiment, platform)
     compiled = compile_program(program, topology)
     text = compiled.as_text()
+    assert text is not None
     if hlo:
         Path(hlo).write_text(text)
     costs = costs_of(parse(text))

@@ -19,20 +19,27 @@ def product_flops(module: Module, computation: Computation, instruction: Instruc
         return _convolution_flops(computation, instruction)
     if instruction.opcode == "dot":
         left = computation.by_name[instruction.operands[0]].arrays[0].dims
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)[1]
+        contracted = _search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)[1]
         shared = math.prod(left[int(n)] for n in contracted.split(",") if n)
         return 2.0 * instruction.arrays[0].size * shared
     if instruction.opcode == "custom-call" and CUBLAS in instruction.rest:
         left = computation.by_name[instruction.operands[0]].arrays[0].dims
-        contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.rest)[1]
+        contracted = _search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.rest)[1]
         shared = math.prod(left[int(n)] for n in re.findall(r"\d+", contracted))
         return 2.0 * instruction.arrays[0].size * shared
     return 0.0
 
 
+def _search(pattern: str, text: str) -> re.Match[str]:
+    """What must be in the text of an instruction."""
+    found = re.search(pattern, text)
+    assert found is not None, (pattern, text)
+    return found
+
+
 def _convolution_flops(computation: Computation, instruction: Instruction) -> float:
     """TPUs write products as convolutions; window positions outside the input do no work."""
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    labels = _search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
     left, right = (computation.by_name[n].arrays[0].dims for n in instruction.operands[:2])
     (lhs, _, out), result = labels.groups(), instruction.arrays[0].dims
     window = _window(instruction.rest, sum(c.isdigit() for c in lhs))

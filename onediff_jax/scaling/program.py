@@ -58,7 +58,9 @@ def lower_train_step(config: ConfigDict, devices: list) -> Program:
     state = jax.eval_shape(lambda: new_state(experiment.init_params(), tx))
     batch = batch_shapes(experiment)
     step, _, _ = sharded_train_step(experiment, tx, schedule, mesh)
-    lowered = step.lower(state, batch, experiment.frozen_shapes)
+    limits = [jax.ShapeDtypeStruct((len(experiment.tasks.names),), np.float32)]
+    limits = limits if config.train.on_spike == "skip" else []
+    lowered = step.lower(state, batch, experiment.frozen_shapes, *limits)
     return Program(experiment, mesh, state, batch, lowered)
 
 

@@ -10,7 +10,7 @@ from onediff_jax.experiment.build import param_count
 from onediff_jax.parallel.sharding import path_name, spec_of
 from onediff_jax.scaling.chips import GIB, Topology
 from onediff_jax.scaling.collectives import KINDS, Collective
-from onediff_jax.scaling.compile import peak_bytes
+from onediff_jax.scaling.compile import memory_of, peak_bytes
 from onediff_jax.scaling.costs import Costs
 from onediff_jax.scaling.flops import Flops
 from onediff_jax.scaling.program import Program
@@ -65,7 +65,7 @@ def make_report(
 
 
 def _memory(compiled: jax.stages.Compiled, topology: Topology) -> dict[str, Any]:
-    found = compiled.memory_analysis()
+    found = memory_of(compiled)
     return {
         "arguments": found.argument_size_in_bytes,
         "temporaries": found.temp_size_in_bytes,

@@ -10,6 +10,7 @@ pixel (Plücker coordinates). The world of a multiview bundle is the first camer
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.R)
 
-    def __getitem__(self, index) -> "Cameras":
+    def __getitem__(self, index: Any) -> "Cameras":
         """The cameras of a slice or index array (an int gives one camera, N = 1)."""
         if isinstance(index, int | np.integer):
             index = [index]
@@ -172,7 +173,7 @@ def _scale(centres: np.ndarray, directions: np.ndarray) -> float:
             f"the optical axes meet {distance:.3g} from the first camera, where the cameras are "
             f"spread over {spread:.3g}: parallel axes, or too few of them, give no scale"
         )
-    return distance
+    return float(distance)
 
 
 def rebase(cameras: Cameras) -> Cameras:

@@ -57,3 +57,17 @@ def test_bad_slots(slot):
 def test_empty_row():
     with pytest.raises(ValueError, match="at least one slot"):
         RowLayout(())
+
+
+def test_slots_of_image_to_image_take_bundles_by_their_length():
+    short, long = Slot("i2i", 2, 16), Slot("i2i", 4, 16)
+    layout = RowLayout((Slot("t2i", 1, 16), short, short, long))
+    assert [layout.tray(slot) for slot in layout.slots] == [
+        "t2i",
+        *["i2i of 2 frames"] * 2,
+        "i2i of 4 frames",
+    ]
+    assert layout.slots_for("i2i", 2) == (short, short)
+    assert layout.slots_for("i2i", 3) == (long,) and layout.slots_for("i2i", 9) == (long,)
+    assert layout.slots_for("identity", 2) == ()
+    assert RowLayout((short,)).tray(short) == "i2i"  # of one length only: the group alone

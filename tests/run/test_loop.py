@@ -199,6 +199,34 @@ def test_bad_steps_are_survived_and_a_run_of_them_stops(tmp_path, monkeypatch):
     assert skipped[max(skipped)] >= 4
 
 
+def test_going_back_without_the_example_behind_a_spike(tmp_path, monkeypatch):
+    """One slot of batch 27 is a hundred times too bright: the run goes back to step 25, leaves that
+    example out, and ends. The line names it.
+    """
+    good = _Run.to_devices
+    slot = experiment().layout.chunk_slot == 1
+
+    def to_devices(self, batch, rows):
+        if self.batches.batches == 27:
+            batch["tokens"][0, slot] *= 100
+        return good(self, batch, rows)
+
+    monkeypatch.setattr(_Run, "to_devices", to_devices)
+    config = shrunken(**CONFIG | {"train__steps": 30}, train__on_spike="rewind", log__every_steps=4)
+    state = train(config, tmp_path)
+    (line,) = (tmp_path / "incidents.jsonl").read_text().splitlines()
+    line = json.loads(line)
+    (example,) = line["examples"]
+    assert (line["step"], line["kind"], line["action"]) == (27, "outlying loss", "goes back")
+    assert (example["row"], example["slot"]) == (0, 1)
+    assert example["task"] in example["example"] and example["loss"] > 100
+    assert int(state.step) == 30 and int(state.skipped) == 0
+    data = final_state(tmp_path, 30)[1]
+    assert data["left_out"] == [example["example"]]
+    steps = [json.loads(text)["step"] for text in (tmp_path / "metrics.jsonl").open()]
+    assert steps == [4, 8, 12, 16, 20, 24, 28, 30, 30]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

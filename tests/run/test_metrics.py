@@ -68,11 +68,11 @@ def test_results_wait_on_the_devices():
     for step in (1, 2, 3):
         results.add(step, {"loss": jnp.float32(step)})
     results.settle(ahead=1)
-    assert [float(found["loss"]) for found in results.fetch(2)] == [1, 2]
+    assert [(n, float(found["loss"])) for n, found in results.fetch(2)] == [(1, 1), (2, 2)]
     assert float(results.newest["loss"]) == 3
     results.settle()
     assert results.idle
-    assert [float(found["loss"]) for found in results.fetch(3)] == [3]
+    assert [(n, float(found["loss"])) for n, found in results.fetch(3)] == [(3, 3)]
 
 
 def test_means_of_steps_weigh_tokens():

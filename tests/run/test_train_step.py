@@ -177,6 +177,22 @@ def test_steps():
     assert float(later["loss"]) != float(step(start, good)[1]["loss"])
 
 
+def test_limits_leave_a_step_out():
+    """Of one task, of those that have tokens: above its limit nothing changes but the counters."""
+    tx, step = parts()
+    start = new_state(random_params(), tx)
+    row = batches()[0]
+    limits = np.full(len(TASK_NAMES), np.inf, np.float32)
+    state, metrics = step(start, row, None, limits)
+    assert int(metrics["skipped"]) == 0
+    task = int(np.argmax(metrics["task_tokens"]))
+    limits[task] = 0.99 * metrics["task_loss"][task] / metrics["task_tokens"][task]
+    state, metrics = step(start, row, None, limits)
+    assert (int(metrics["skipped"]), int(state.step)) == (1, 1)
+    for new, old in zip(jax.tree.leaves(state.params), jax.tree.leaves(start.params), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 def test_accumulation_is_one_mean_over_all_tokens():
     """4 rows in 2 parts, of which one has far fewer tokens: what the whole batch would give."""
     changes = {f"data__tasks__{name}": 0.0 for name in ("depth2image", "image_inpainting")}

@@ -18,6 +18,8 @@ TWO = orbit_cameras([0, 30], 20, 1.7)
         (Request("depth2image", "x", images=(GREY,)), 2, [1, 0]),
         (Request("image2depth", "x", images=(GREY,)), 2, [0, 1]),
         (Request("faceid", "x", images=(GREY,) * 3), 4, [1, 0, 0, 0]),
+        (Request("image_editing", "x", images=(GREY,)), 2, [1, 0]),
+        (Request("image_editing", "x", images=(GREY,) * 4), 5, [1, 0, 0, 0, 0]),
         (Request("multiview", "x", images=(GREY,), cameras=TWO), 4, [0, 0, 1, 0]),
         (
             Request("multiview", images=(GREY,) * 2, cameras=TWO[[0, 1, 1]]),

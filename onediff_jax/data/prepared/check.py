@@ -16,7 +16,7 @@ from onediff_jax.data.prepared.parts import damage
 from onediff_jax.data.prepared.record import Record, from_bytes
 from onediff_jax.data.prepared.split import split_of
 from onediff_jax.files import file_hash
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.own import own_tasks
 
 _AT_ONCE = 256  # records in memory
 
@@ -94,12 +94,12 @@ def _wrong(record: Record, manifest: dict[str, Any], facts: dict[str, Any]) -> s
         return f"frames that are not {np.dtype(dtype)} (H, W, C)"
     if not pixels and not all(np.isfinite(frame).all() for frame in record.frames):
         return "latents that are not finite"
-    rays = "ray" in get_task(record.task).frames
     try:
-        get_task(record.task).roles(len(record.frames) * (2 if rays else 1))
+        task = own_tasks(manifest["plan"].get("own_tasks", {})).task(record.task)
+        task.picture_roles(len(record.frames))
     except ValueError as error:
         return str(error)
-    return "no cameras" if rays and record.cameras is None else ""
+    return "no cameras" if task.rays and record.cameras is None else ""
 
 
 def _check_index(folder: Path, manifest: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.data.layout import RowLayout
+from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import Mixture
 from onediff_jax.data.prepared.reader import (
     Decoding,
@@ -18,7 +18,7 @@ from onediff_jax.data.prepared.reader import (
     Records,
     Stored,
 )
-from onediff_jax.tasks.definitions import TASKS, Task, get_task
+from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 
 _UNIT = 16  # pixels per token side
 
@@ -33,6 +33,7 @@ class PreparedData:
       evaluate_on: the split that stands for held-out data, "held_out" or "train".
       codec: encodes stored pixels.
       cached_text: whether the cached embeddings are used; otherwise the captions are.
+      tasks: the built-in tasks, and those that the folders define.
     """
 
     folders: tuple[tuple[PreparedFolder, float], ...]
@@ -40,15 +41,16 @@ class PreparedData:
     evaluate_on: str
     codec: Any
     cached_text: bool
+    tasks: TaskSet = BUILT_IN
 
     def split(self, held_out: bool) -> str:
         return self.evaluate_on if held_out else "train"
 
     def decoding(self, folder: PreparedFolder, task: str) -> Decoding:
         """How the records of a task are read for these rows."""
-        slots = self._slots(get_task(task))
+        room = min(s.frames for s in self.slots(task))
         scaling = folder.pictures.get("scaling_factor")
-        return Decoding(self.codec, scaling, min(s.frames for s in slots), self.cached_text)
+        return Decoding(self.codec, scaling, room, self.cached_text, self.tasks)
 
     def examples(self, task: str, *, held_out: bool) -> Mixture:
         """The examples of every folder that has the task, in the proportion of the weights."""
@@ -63,7 +65,9 @@ class PreparedData:
         """The same examples with their pictures, each always drawn alike."""
         found = self._records(task, self.split(held_out))
         return PreparedBundles(
-            [(records, self.decoding(folder, task)) for folder, records, _ in found], task, seed
+            [(records, self.decoding(folder, task)) for folder, records, _ in found],
+            task,
+            (seed, self.tasks.names.index(task)),
         )
 
     def sizes(self) -> dict[str, tuple[tuple[int, int], ...]]:
@@ -89,18 +93,24 @@ class PreparedData:
             )
         return found
 
-    def _slots(self, task: Task) -> list:
-        return [s for s in self.layout.slots if s.group == task.group]
+    def frames(self, task: str) -> int:
+        """The most frames that an example of the task has, in any folder."""
+        most = [f.tasks[task]["frames"][1] for f, _ in self.folders if task in f.tasks]
+        return max(most, default=1) * self.tasks.task(task).per_picture
+
+    def slots(self, task: str) -> tuple[Slot, ...]:
+        """The slots that the examples of a task go into."""
+        return self.layout.slots_for(self.tasks.task(task).group, self.frames(task))
 
     def check(self, tasks: Mapping[str, float]) -> None:
         """Raises ValueError when a weighted task has no examples, or some that fit no slot."""
         for name in (name for name, weight in tasks.items() if weight):
             for split in {"train", self.evaluate_on}:
                 for folder, _, _ in self._records(name, split):
-                    self._check_fit(folder, get_task(name))
+                    self._check_fit(folder, self.tasks.task(name))
 
     def _check_fit(self, folder: PreparedFolder, task: Task) -> None:
-        facts, slots = folder.tasks[task.name], self._slots(task)
+        facts, slots = folder.tasks[task.name], self.slots(task.name)
         room = min(slot.tokens for slot in slots)
         tokens = max(h * w // _UNIT**2 for h, w in map(_parse, facts["sizes"]))
         if tokens > room:
@@ -108,8 +118,14 @@ class PreparedData:
                 f"{folder.path} has pictures of {tokens} tokens for {task.name}, but the slots of "
                 f"group {task.group!r} in rows hold {room}; prepare it with --tokens={room}"
             )
-        frames = facts["frames"][1] * (2 if "ray" in task.frames else 1)
+        frames = facts["frames"][1] * task.per_picture
         most = min(slot.frames for slot in slots)
+        if frames > most and not task.loses_frames:
+            raise ValueError(
+                f"{folder.path} has {task.name} examples of {frames} frames, but the slots of "
+                f"group {task.group!r} in rows hold {most}; add ({task.group!r}, 1, {frames}, "
+                f"{room}) to rows"
+            )
         if frames > most and self.cached_text and task.group == "identity":
             raise ValueError(
                 f"{folder.path} has {task.name} examples of {frames} frames, the slots hold "
@@ -121,7 +137,7 @@ class PreparedData:
 class PreparedBundles:
     """Random access to the examples of one task as pictures; number i is always the same."""
 
-    def __init__(self, parts: Sequence[tuple[Records, Decoding]], task: str, seed: int):
+    def __init__(self, parts: Sequence[tuple[Records, Decoding]], task: str, seed: tuple[int, ...]):
         self._parts, self._task, self._seed = parts, task, seed
 
     def __len__(self) -> int:
@@ -129,7 +145,7 @@ class PreparedBundles:
 
     def __getitem__(self, index: SupportsIndex) -> Bundle:
         place = index = int(index)
-        rng = np.random.default_rng((self._seed, list(TASKS).index(self._task), index))
+        rng = np.random.default_rng((*self._seed, index))
         for records, decoding in self._parts:
             if 0 <= place < len(records):
                 return Stored(records[place], decoding).bundle(rng)
@@ -220,7 +236,7 @@ def sizes_of(
     found: dict[str, dict] = {}
     for folder, _ in folders:
         for name, facts in folder.tasks.items():
-            group = found.setdefault(get_task(name).group, {})
+            group = found.setdefault(folder.definitions.task(name).group, {})
             group.update(dict.fromkeys(_parse(size) for size in facts["sizes"]))
     return {group: tuple(sizes) for group, sizes in found.items()}
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from onediff_jax.data.prepared.reader import PreparedFolder
-from onediff_jax.tasks.definitions import get_task
 from onediff_jax.tasks.depth import Normalisation
 
 
@@ -12,7 +11,7 @@ def depth_of(folders: Sequence[tuple[PreparedFolder, float]]) -> Normalisation |
     """What grey means in the depth maps of all folders, in metres; None where it differs."""
     found = set()
     for folder, _ in folders:
-        if any("depth" in get_task(name).frames for name in folder.tasks):
+        if any("depth" in folder.definitions.task(name).frames for name in folder.tasks):
             found |= set(_readers(folder.manifest["plan"]["source"])) or {None}
     return found.pop() if len(found) == 1 else None
 

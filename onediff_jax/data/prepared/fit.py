@@ -10,7 +10,7 @@ from onediff_jax.data.buckets import ASPECTS, bucket_size, nearest_aspect
 from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.sources.base import RawExample, rng_for
 from onediff_jax.tasks.cameras import Cameras
-from onediff_jax.tasks.definitions import Task, get_task
+from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 from onediff_jax.tasks.pictures import centre_crop, resize
 from onediff_jax.tasks.roles import get_role
 
@@ -24,6 +24,7 @@ class Fitting:
       aspects: width:height, names of data.buckets.ASPECTS.
       tokens: per picture, at most (1 token = 16 × 16 pixels).
       given: tasks that the source itself makes of plain pictures: not derived here.
+      definitions: the built-in tasks, and those of one's own.
 
     Raises:
       ValueError: an unknown task or aspect, or tokens below 1.
@@ -33,10 +34,11 @@ class Fitting:
     aspects: tuple[str, ...]
     tokens: int
     given: tuple[str, ...] = ()
+    definitions: TaskSet = BUILT_IN
 
     def __post_init__(self):
         for task in self.tasks:
-            get_task(task)
+            self.definitions.task(task)
         if not self.aspects:
             raise ValueError(f"aspects is empty; choose from {list(ASPECTS)}")
         sizes = {aspect: bucket_size(aspect, self.tokens) for aspect in self.aspects}
@@ -51,28 +53,35 @@ class Fitting:
         own = not self.tasks or example.task in self.tasks
         derived = []
         if example.task == "text2image":
-            derived = [t for t in self.tasks if t not in self.given and derivable(get_task(t))]
+            wanted = [self.definitions.task(t) for t in self.tasks if t not in self.given]
+            derived = [task for task in wanted if derivable(task)]
         if not own and not derived:
             return []
         fitted = self._fit(example)
         records = [fitted] if own else []
         for task in derived:
-            image, rng = fitted.frames[0], rng_for(task, example.key)
-            made = [get_role(role).derive(image, rng) for role in get_task(task).frames[1:]]
-            captions = (*fitted.captions, *[()] * len(made))
-            frames = (image, *made)
-            records.append(dataclasses.replace(fitted, task=task, captions=captions, frames=frames))
+            empty = [None] * (len(task.frames) - 1)
+            frames = _derived(task, (fitted.frames[0], *empty), example.key)
+            captions = (*fitted.captions, *[()] * len(empty))
+            records.append(
+                dataclasses.replace(fitted, task=task.name, captions=captions, frames=frames)
+            )
         return records
 
     def _fit(self, example: RawExample) -> Record:
-        shapes = [image.shape[:2] for image in example.images]
+        task = example.definition
+        shapes = [image.shape[:2] for image in example.images if image is not None]
         height, width = np.exp(np.log(shapes).mean(0))
         size = self._sizes[nearest_aspect(height, width, self.aspects)]
         boxes = [centre_crop(shape, size) for shape in shapes]
-        roles = get_task(example.task).picture_roles(len(example.images))
+        box_of = iter(boxes)
         frames = tuple(
-            resize(image, box, size, nearest=get_role(role).nearest)
-            for image, box, role in zip(example.images, boxes, roles, strict=True)
+            image
+            if image is None
+            else resize(image, next(box_of), size, nearest=get_role(role).nearest)
+            for image, role in zip(
+                example.images, task.picture_roles(len(example.images)), strict=True
+            )
         )
         cameras = example.cameras
         extras = dict(example.extras)
@@ -84,7 +93,7 @@ class Fitting:
             key=example.key,
             task=example.task,
             captions=example.captions,
-            frames=frames,
+            frames=_derived(task, frames, example.key),
             regions=example.regions,
             item=example.item,
             group=example.group,
@@ -93,10 +102,22 @@ class Fitting:
         )
 
 
+def _derived(task: Task, frames: tuple[np.ndarray | None, ...], key: str) -> tuple:
+    """The frames, those that are None made from the first, which has its training size."""
+    rng = rng_for(task.name, key)
+    made = []
+    for role, frame in zip(map(get_role, task.picture_roles(len(frames))), frames, strict=True):
+        frame = role.derive(frames[0], rng) if frame is None else frame
+        if frame is None:
+            raise ValueError(f"no {role.title} ({role.name}), and none can be made of a picture")
+        made.append(frame)
+    return tuple(made)
+
+
 def derivable(task: Task) -> bool:
     """Whether all other frames of a task can be made from its ordinary picture."""
     others = task.frames[1:]
-    return bool(others) and all(get_role(name).derived for name in others)
+    return task.group == "i2i" and all(get_role(name).derived for name in others)
 
 
 def crop_cameras(

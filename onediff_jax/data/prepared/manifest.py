@@ -9,6 +9,7 @@ no machine's names: the same data, prepared again in any way, gives the same fil
         text        text.kind ("hashed", or "cached" with embeddings), text.folder as it was given
                     ("" without), max_length (tokens, of cached prompts)
         groups      task group → {"frames", "tokens"}: the smallest slot that holds its examples
+        slots       (group, frames, tokens), …: kinds of slots that hold every example
     tasks           task → records in "train" and "held_out", fewest and most pictures ("frames"),
                     "sizes" as WIDTHxHEIGHT in pixels
     sizes           WIDTHxHEIGHT → records
@@ -36,7 +37,7 @@ from onediff_jax.data.prepared.writer import MANIFEST_FILE, PLAN_FILE
 from onediff_jax.data.sources.base import Source
 from onediff_jax.data.sources.report import Report
 from onediff_jax.files import FileError, read_json, replace_file, text_hash, write_json
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import TaskSet
 
 FILE = MANIFEST_FILE
 BAD_FILE = "bad_records.jsonl"
@@ -127,7 +128,11 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
     inputs = [[path, known[0]] for part in parts for path, known in part["inputs"].items()]
     manifest = {
         "plan": fields,
-        "training": {**plan.training, "groups": _groups(tasks)},
+        "training": {
+            **plan.training,
+            "groups": _groups(tasks, plan.fitting.definitions),
+            "slots": _slots(tasks, plan.fitting.definitions),
+        },
         "records": sum(file["records"] for file in files),
         "bytes": sum(file["bytes"] for file in files),
         "enlarged": sum(file["enlarged"] for file in files),
@@ -186,16 +191,28 @@ def _count(files: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return tasks
 
 
-def _groups(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _groups(tasks: dict[str, dict[str, Any]], definitions: TaskSet) -> dict[str, dict[str, int]]:
     """Task group → frames (rays counted) and tokens per frame that hold every example of it."""
     groups: dict[str, dict[str, int]] = {}
     for name, facts in tasks.items():
-        task = get_task(name)
+        task = definitions.task(name)
         room = groups.setdefault(task.group, {"frames": 0, "tokens": 0})
-        frames = facts["frames"][1] * (2 if "ray" in task.frames else 1)
+        frames = facts["frames"][1] * task.per_picture
         tokens = max(math.prod(map(int, size.split("x"))) // 256 for size in facts["sizes"])
         room["frames"], room["tokens"] = max(room["frames"], frames), max(room["tokens"], tokens)
     return dict(sorted(groups.items()))
+
+
+def _slots(tasks: dict[str, dict[str, Any]], definitions: TaskSet) -> list[list]:
+    """The kinds of slots, (group, frames, tokens per frame), that hold every example: one per task
+    group; of "i2i", whose bundles have one length each, one per number of frames."""
+    room: dict[tuple[str, int], list[int]] = {}
+    for name in tasks:
+        (group, facts), *_ = _groups({name: tasks[name]}, definitions).items()
+        kind = (group, facts["frames"] if group == "i2i" else 0)
+        most = room.setdefault(kind, [0, 0])
+        most[:] = max(most[0], facts["frames"]), max(most[1], facts["tokens"])
+    return [[group, *most] for (group, _), most in sorted(room.items())]
 
 
 def _write_lines(file: Path, values: Iterable[Any]) -> None:

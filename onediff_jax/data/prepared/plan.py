@@ -16,6 +16,7 @@ from onediff_jax.data.prepared.split import Split
 from onediff_jax.data.prepared.split import split_of as split_of
 from onediff_jax.data.sources.base import Source
 from onediff_jax.files import file_hash, text_hash
+from onediff_jax.tasks.own import definitions_of
 
 FORMAT_VERSION = 4  # raise it when the same plan starts to give other bytes
 READABLE = (2, 3, 4)  # versions whose finished folders are read
@@ -120,7 +121,11 @@ class Plan:
             "source": self.source.describe(),
             "parts": len(shards),
             "parts_sha256": hashlib.sha256("\0".join(shards).encode()).hexdigest(),
-            **dataclasses.asdict(self.fitting),
+            "tasks": self.fitting.tasks,
+            "aspects": self.fitting.aspects,
+            "tokens": self.fitting.tokens,
+            "given": self.fitting.given,
+            "own_tasks": definitions_of(self.fitting.definitions),
             "held_out": self.held_out,
             "held_out_names": text_hash(sorted(self.held_out_names)) if self.held_out_names else "",
             "spare_one": self.spare_one,

@@ -7,6 +7,7 @@ most recently used stay open, so memory does not grow with the folder or with th
 import bisect
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import threading
@@ -20,10 +21,11 @@ from scipy import special
 
 from onediff_jax.data.bundle import Bundle, Encoded
 from onediff_jax.data.codec import LightCodec
-from onediff_jax.data.prepared.manifest import PreparedError, read_index, read_manifest
+from onediff_jax.data.prepared.manifest import FILE, PreparedError, read_index, read_manifest
 from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
 from onediff_jax.tasks import cameras as ray_maps
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
+from onediff_jax.tasks.own import own_tasks
 
 _OPEN_FILES = 128  # per folder, task and split
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -57,6 +59,16 @@ class PreparedFolder:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Per task: records in "train" and "held_out", fewest and most "frames", "sizes"."""
         return self.manifest["tasks"]
+
+    @property
+    def own_tasks(self) -> dict[str, Any]:
+        """Definitions of the tasks of one's own, by name; folders of older versions have none."""
+        return self.manifest["plan"].get("own_tasks", {})
+
+    @functools.cached_property
+    def definitions(self) -> TaskSet:
+        """The built-in tasks, and those of one's own."""
+        return own_tasks(self.own_tasks, f"{self.path / FILE}")
 
     @property
     def pictures(self) -> dict[str, Any]:
@@ -182,12 +194,14 @@ class Decoding:
       scaling: latents = scaling · z, of pictures that are stored as posteriors.
       max_frames: room in a slot; longer identity and multiview examples lose frames at random.
       cached_text: use the cached embeddings; their prompts name every picture, so none is lost.
+      tasks: where the records' tasks are looked up.
     """
 
     codec: LightCodec
     scaling: float | None
     max_frames: int
     cached_text: bool = False
+    tasks: TaskSet = BUILT_IN
 
     def latents(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(h, w, c) float32 of a stored frame; a posterior is sampled."""
@@ -227,6 +241,8 @@ class Stored:
             for frame in record.frames
         ]
         truth = {"cameras": record.cameras, "key": record.key, **record.extras}
+        if record.regions:
+            truth["regions"] = list(record.regions)
         frames = self._with_rays(record, frames)
         return Bundle(record.task, text[0], frames, truth, text[1])
 
@@ -234,16 +250,18 @@ class Stored:
         record = self._views(rng)
         if self.decoding.cached_text:
             number = int(rng.integers(len(record.texts)))
-            return record, (prompt_choices(record)[number], record.texts[number])
+            prompt = prompt_choices(record, self.decoding.tasks)[number]
+            return record, (prompt, record.texts[number])
         captions = [c[rng.integers(len(c))] if c else "" for c in record.captions]
-        return record, (prompt_of(record, captions), None)
+        return record, (prompt_of(record, captions, self.decoding.tasks), None)
 
     def _views(self, rng: np.random.Generator) -> Record:
         """The record with as many pictures as are drawn; the first one always stays."""
-        record, task = self.record, get_task(self.record.task)
-        per_picture = 2 if "ray" in task.frames else 1
-        most = min(len(record.frames), self.decoding.max_frames // per_picture)
-        least = min(task.min_frames // per_picture, most)
+        record, task = self.record, self.decoding.tasks.task(self.record.task)
+        if not task.loses_frames:
+            return record
+        most = min(len(record.frames), self.decoding.max_frames // task.per_picture)
+        least = min(task.min_frames // task.per_picture, most)
         count = int(rng.integers(least, most + 1))
         keep_all = self.decoding.cached_text and task.group == "identity"
         if count == len(record.frames) or keep_all:

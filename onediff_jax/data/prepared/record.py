@@ -18,7 +18,7 @@ import numpy as np
 
 from onediff_jax.tasks import prompts
 from onediff_jax.tasks.cameras import Cameras
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 _MAGIC = b"ODR1"
 _DTYPES = {"uint8": np.uint8, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -35,7 +35,7 @@ class Record:
 
     Attributes:
       key: of the source's example.
-      task: name in tasks.TASKS.
+      task: name of a built-in task or one's own.
       captions: per picture, zero or more alternatives; training draws one of each.
       frames: the pictures, target first; all uint8 (H, W, 3), or all float16 (H/8, W/8, 2·c): mean
         and log-variance of an autoencoder's posterior, unscaled. Rays are not stored: they follow
@@ -66,13 +66,13 @@ class Record:
         return self.group or self.split_by or self.key
 
 
-def prompt_of(record: Record, captions: Sequence[str]) -> str:
+def prompt_of(record: Record, captions: Sequence[str], tasks: TaskSet = BUILT_IN) -> str:
     """The prompt with one caption chosen for each picture; without any, the task token alone.
 
     Raises ValueError for regions or an item that the task cannot have.
     """
     sources = None
-    if get_task(record.task).group == "identity" and any(captions):
+    if tasks.task(record.task).group == "identity" and any(captions):
         sources = list(captions[1:])
     return prompts.build(
         record.task,
@@ -80,15 +80,16 @@ def prompt_of(record: Record, captions: Sequence[str]) -> str:
         regions=record.regions,
         item=record.item,
         sources=sources,
+        tasks=tasks,
     )
 
 
-def prompt_choices(record: Record) -> tuple[str, ...]:
+def prompt_choices(record: Record, tasks: TaskSet = BUILT_IN) -> tuple[str, ...]:
     """The prompts whose embeddings are cached: number k takes caption k of every picture (picture
     with fewer captions start again from their first)."""
     count = max([1, *map(len, record.captions)])
     return tuple(
-        prompt_of(record, [c[k % len(c)] if c else "" for c in record.captions])
+        prompt_of(record, [c[k % len(c)] if c else "" for c in record.captions], tasks)
         for k in range(count)
     )
 

@@ -31,6 +31,7 @@ from onediff_jax.data.sources import journal
 from onediff_jax.data.sources.base import BadRecord, RawExample, content_of, printable
 from onediff_jax.data.sources.report import Report
 from onediff_jax.files import file_hash, full_disk_named, sync_file, sync_folder, write_json
+from onediff_jax.tasks.definitions import TaskSet
 
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.json"
@@ -61,7 +62,7 @@ def write_part(
     matched: set[str] = set()
     with _disk_named(folder), journal.keep() as notes, _Files(folder, name) as files:
         fitted = _fitted(plan, _read(plan, shard, tick), report)
-        for record, counts in _encoded(fitted, encoders):
+        for record, counts in _encoded(fitted, encoders, plan.fitting.definitions):
             files.write(record, plan.split.side(record), counts)
             matched |= plan.split.matches(record)
         written, index = files.finish()
@@ -137,14 +138,14 @@ def _fitted(
                     dataclasses.replace(record, split_by=key) for record in plan.fitting(example)
                 ]
                 for record in records:
-                    prompt_of(record, ["" for _ in record.captions])
+                    prompt_of(record, ["" for _ in record.captions], plan.fitting.definitions)
             except ValueError as error:
                 example = BadRecord(example.key, "bad_labels", str(error))
         report.add(example)
         if isinstance(example, BadRecord):
             report.check(final=False)
             continue
-        smallest = min(min(image.shape[:2]) for image in example.images)
+        smallest = min(min(i.shape[:2]) for i in example.images if i is not None)
         for record in records:
             height, width = record.frames[0].shape[:2]
             enlarged = smallest < min(height, width)
@@ -152,7 +153,7 @@ def _fitted(
 
 
 def _encoded(
-    records: Iterator[tuple[Record, dict]], encoders: Encoders
+    records: Iterator[tuple[Record, dict]], encoders: Encoders, tasks: TaskSet
 ) -> Iterator[tuple[Record, dict]]:
     """The same records, in order, with pictures and prompts encoded a batch at a time."""
     if encoders.pictures is None and encoders.text is None:
@@ -160,7 +161,7 @@ def _encoded(
         return
     together = 4 * encoders.pictures.batch if encoders.pictures else 32
     for group in _groups(records, together, lambda item: len(item[0].frames)):
-        yield from _encode(group, encoders)
+        yield from _encode(group, encoders, tasks)
 
 
 def _groups(items: Iterator, size: int, weight: Callable[[Any], int]) -> Iterator[list]:
@@ -176,10 +177,12 @@ def _groups(items: Iterator, size: int, weight: Callable[[Any], int]) -> Iterato
         yield group
 
 
-def _encode(group: list[tuple[Record, dict]], encoders: Encoders) -> list[tuple[Record, dict]]:
+def _encode(
+    group: list[tuple[Record, dict]], encoders: Encoders, tasks: TaskSet
+) -> list[tuple[Record, dict]]:
     records = [record for record, _ in group]
     if encoders.text is not None:
-        choices = [prompt_choices(record) for record in records]
+        choices = [prompt_choices(record, tasks) for record in records]
         found = iter(encoders.text([prompt for prompts in choices for prompt in prompts]))
         records = [
             dataclasses.replace(r, texts=tuple(next(found) for _ in prompts))

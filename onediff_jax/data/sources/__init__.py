@@ -25,6 +25,7 @@ from onediff_jax.data.sources.table import TableSource
 from onediff_jax.data.sources.tfds import TfdsSource
 from onediff_jax.data.sources.transforms import TransformsSource
 from onediff_jax.data.sources.webdataset import WebDatasetSource
+from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 __all__ = [
     "FORMATS",
@@ -83,13 +84,22 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def open_source(format: str, path: str, **options) -> Source:
+def open_source(
+    format: str,
+    path: str,
+    *,
+    tasks: TaskSet = BUILT_IN,
+    annotated: tuple[str, ...] = (),
+    **options,
+) -> Source:
     """The reader of a data set.
 
     Args:
       format: one of FORMATS.
       path: a folder, file or pattern, as the format's module says; local, or any that fsspec knows
         (gs://…).
+      tasks: the built-in tasks, and those of one's own.
+      annotated: roles that models will find in the pictures.
       options: allow_outside (rows and annotations may name files anywhere, and URLs; otherwise
         only below the folder that they are relative to); those of the format's class, of
         RecordReader (task, image, caption, require_caption, …), of ConditionReader (depth_scale, …;
@@ -120,8 +130,7 @@ def open_source(format: str, path: str, **options) -> Source:
         raise ValueError(f"format {format!r} needs task")
     classes = values.get("classes")
     if classes is not None and not isinstance(classes, ClassList):
-        load = ClassList.load if isinstance(classes, str) else ClassList.build
-        values["classes"] = load(classes)
+        values["classes"] = _class_list(classes)
     images = ImageReader(**_take(values, readers[ImageReader]))
     arguments = defaults | _take(values, own)
     if "allow_outside" in inspect.signature(source).parameters:
@@ -130,11 +139,25 @@ def open_source(format: str, path: str, **options) -> Source:
         return source(path, images, **arguments)
     conditions = ConditionReader(images=images, **_take(values, readers[ConditionReader]))
     record = _take(values, readers[RecordReader])
-    reader = RecordReader(images=images, conditions=conditions, **record)
+    reader = RecordReader(
+        images=images, conditions=conditions, tasks=tasks, annotated=annotated, **record
+    )
     return source(path, reader, **arguments)
 
 
-_GIVEN = ("path", "reader", "images", "conditions", "names", "whole_folder", "allow_outside")
+def _class_list(classes: Any) -> ClassList:
+    if isinstance(classes, str):
+        return ClassList.load(classes)
+    try:
+        return ClassList.build(classes)
+    except (BadData, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"classes={classes!r}: {error}") from None
+
+
+_GIVEN = (
+    *("path", "reader", "images", "conditions", "names", "whole_folder", "allow_outside"),
+    *("tasks", "annotated"),
+)
 
 
 def _find_tables(path: str) -> tuple[str, dict[str, Any]] | None:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from onediff_jax.tasks.cameras import Cameras
-from onediff_jax.tasks.definitions import get_task
+from onediff_jax.tasks.definitions import Task, get_task
+from onediff_jax.tasks.roles import get_role
 
 # Why a record is bad -> what that means. A source never invents another reason.
 REASONS: dict[str, str] = {
@@ -43,7 +44,8 @@ class RawExample:
       key: unique within its source, and the same at every reading.
       task: name in tasks.TASKS; a picture with captions is "text2image".
       images: uint8 (H, W, 3), the target first. Ray frames are not among them: they follow from
-        the cameras.
+        the cameras. None stands for a frame that is still to be made from the target; only in
+        tasks of one's own.
       captions: per image, zero or more alternative captions; those of image_editing's target are
         instructions.
       regions: (colour name, label) pairs of semanticmap2image and boundingbox2image.
@@ -54,6 +56,7 @@ class RawExample:
       group: what it belongs to (a scene, a subject): examples of one group go to the same side of
         a split into training and held-out data. None: it stands alone.
       extras: anything else worth keeping; plain values that JSON can hold.
+      own: the task, where it is one of one's own; None: the built-in one of that name.
 
     Raises:
       ValueError: an unknown task, or parts that do not fit it or each other.
@@ -61,7 +64,7 @@ class RawExample:
 
     key: str
     task: str
-    images: tuple[np.ndarray, ...]
+    images: tuple[np.ndarray | None, ...]
     captions: tuple[tuple[str, ...], ...]
     regions: tuple[tuple[str, str], ...] = ()
     item: str | None = None
@@ -69,27 +72,41 @@ class RawExample:
     depth_norm: dict[str, Any] | None = None
     group: str | None = None
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+    own: Task | None = None
+
+    @property
+    def definition(self) -> Task:
+        """The task that `task` names.
+
+        Raises:
+          ValueError: an unknown one.
+        """
+        return get_task(self.task) if self.own is None else self.own
 
     def __post_init__(self):
         object.__setattr__(self, "key", printable(self.key))
         if self.group is not None:
             object.__setattr__(self, "group", printable(self.group))
-        task = get_task(self.task)
-        frames = len(self.images) * (2 if "ray" in task.frames else 1)
-        task.roles(frames)  # raises for a length that the task does not have
+        task = self.definition
+        frames = len(self.images) * task.per_picture
+        roles = task.picture_roles(len(self.images))  # raises for a length that it does not have
         if frames > task.max_frames:
             raise ValueError(f"{self.key}: {frames} frames, {self.task} has {task.max_frames}")
         if len(self.captions) != len(self.images):
             raise ValueError(
                 f"{self.key}: {len(self.captions)} captions for {len(self.images)} images"
             )
-        if ("ray" in task.frames) != (self.cameras is not None):
+        if task.rays != (self.cameras is not None):
             raise ValueError(f"{self.key}: {self.task} with cameras={self.cameras}")
         if self.cameras is not None and len(self.cameras) != len(self.images):
             raise ValueError(
                 f"{self.key}: {len(self.cameras)} cameras for {len(self.images)} images"
             )
-        for image in self.images:
+        for index, image in enumerate(self.images):
+            if image is None and index and self.own is not None:
+                continue
+            if image is None:
+                raise ValueError(f"{self.key}: no {get_role(roles[index]).title}")
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
                 raise ValueError(
                     f"{self.key}: images must be uint8 (H, W, 3), got {image.dtype} {image.shape}"

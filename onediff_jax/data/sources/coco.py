@@ -163,11 +163,14 @@ class CocoSource:
         """(2,) picture pixels per annotated pixel (x, y): pictures may be down-sized copies."""
         height, width = image.shape[:2]
         try:
-            stated = float(entry.get("height", height)), float(entry.get("width", width))
+            stated = [
+                float(own if entry.get(name) is None else entry[name])
+                for name, own in (("height", height), ("width", width))
+            ]
         except (TypeError, ValueError):
             raise BadData("bad_metadata", "width and height must be numbers") from None
         if not min(stated) > 0:
-            raise BadData("bad_metadata", f"width and height must be positive, got {stated}")
+            raise BadData("bad_metadata", f"height and width must be positive, got {stated}")
         check_aspect((height, width), stated)
         return np.array([width / stated[1], height / stated[0]])
 

@@ -56,8 +56,8 @@ class ConditionReader:
         far = max(near, 1e3) if self.depth_far is None else self.depth_far
         Normalisation(near, far, self.depth_kind)  # raises for what it cannot be
 
-    def read(self, task: str, data: bytes, size: tuple[int, int] | None, key: str) -> Condition:
-        """The condition of a task from the bytes of its file.
+    def read(self, role: str, data: bytes, size: tuple[int, int] | None, key: str) -> Condition:
+        """The condition of a role from the bytes of its file.
 
         Args:
           size: (height, width) of the target, whose aspect ratio the condition must have; None:
@@ -67,9 +67,9 @@ class ConditionReader:
         Raises:
           BadData: with the reason.
         """
-        if task == "depth2image":
+        if role == "depth":
             condition = self._depth(data)
-        elif task == "semanticmap2image" and self.classes is not None:
+        elif role == "semanticmap" and self.classes is not None:
             condition = self._class_map(data, key)
         else:
             condition = Condition(self.images.decode(data))

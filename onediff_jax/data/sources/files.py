@@ -7,6 +7,7 @@ import hashlib
 import os
 import posixpath
 import stat
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from onediff_jax.data.sources import journal
@@ -220,6 +221,16 @@ def walk_tree(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [prefix + name for name in names if not name.startswith(".")]
     return sorted(found), sorted(left)
+
+
+def pass_over_rest(folder: str, used: Iterable[str], why: str) -> None:
+    """Notes every file below a folder that is not among `used`, relative to it, see journal.py."""
+    if not journal.is_kept() or is_remote(folder) or not is_folder(folder):
+        return
+    names, hidden = walk_tree(folder)
+    used = set(used)
+    for name, reason in [*hidden, *((name, why) for name in names if name not in used)]:
+        journal.pass_over(name, reason)
 
 
 def list_files(path: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -64,7 +64,7 @@ class FolderSource:
         for name in self._pictures:
             stems.setdefault(files.split_suffix(name)[0], name)
         self._firsts = frozenset(stems.values())
-        used = {_sidecar(name, self._sidecars) for name in stems.values()} - {None}
+        used = {sidecar_of(name, self._sidecars) for name in stems.values()} - {None}
         self._captioned = len(used)
         texts = [name for name in names if files.split_suffix(name)[1] in _SIDECARS]
         lost = [name for name in texts if name not in used and not _is_shadowed(name, used)]
@@ -158,11 +158,12 @@ def picture_captions(
     folder: str, name: str, sidecars: dict[str, str], reader: RecordReader
 ) -> tuple[str, ...]:
     """The captions beside a picture, as 1.txt or 1.jpg.txt of 1.jpg; none without a sidecar."""
-    sidecar = _sidecar(name, sidecars)
+    sidecar = sidecar_of(name, sidecars)
     return () if sidecar is None else read_sidecar(files.join(folder, sidecar), reader)
 
 
-def _sidecar(name: str, sidecars: dict[str, str]) -> str | None:
+def sidecar_of(name: str, sidecars: dict[str, str]) -> str | None:
+    """The caption file of a picture."""
     return sidecars.get(files.split_suffix(name)[0], sidecars.get(name))
 
 

@@ -25,7 +25,7 @@ from onediff_jax.data.sources.base import (
     rng_for,
     shard_ranges,
 )
-from onediff_jax.data.sources.folder import find_sidecars, picture_captions
+from onediff_jax.data.sources.folder import find_sidecars, picture_captions, sidecar_of
 from onediff_jax.data.sources.images import is_picture_name
 from onediff_jax.data.sources.labels import check_label
 from onediff_jax.data.sources.records import RecordReader
@@ -99,10 +99,21 @@ class IdentitySource:
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
         if indices.start == 0:
+            rest = "no picture of a subject, nor its caption"
+            files.pass_over_rest(self._path, self._used(), rest)
             for name in self._loose:
                 yield BadRecord(name, "unmatched", "a picture outside the subjects' folders")
         for index in indices:
             yield from self._subject(self._names[index])
+
+    def _used(self) -> Iterator[str]:
+        yield from self._loose
+        for subject, names in self._subjects.items():
+            sidecars = find_sidecars([name for name in names if name != _ITEM])
+            pictures = [name for name in names if is_picture_name(name)]
+            texts = [sidecar_of(name, sidecars) for name in pictures]
+            items = [_ITEM] if self._reader.task == "subject_driven" else []
+            yield from (f"{subject}/{name}" for name in [*pictures, *texts, *items] if name)
 
     def _subject(self, subject: str) -> Iterator[RawExample | BadRecord]:
         folder = files.join(self._path, subject)

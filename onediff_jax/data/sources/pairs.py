@@ -25,7 +25,6 @@ from onediff_jax.data.sources.base import (
 from onediff_jax.data.sources.folder import find_sidecars, is_note, read_sidecar
 from onediff_jax.data.sources.images import is_picture_name
 from onediff_jax.data.sources.records import RecordReader
-from onediff_jax.tasks.definitions import get_task
 
 
 class PairSource:
@@ -34,7 +33,9 @@ class PairSource:
     Args:
       path: the folder that holds the others.
       reader: the task (one with a second picture) and how its condition is read.
-      image_folder, source_folder: of the targets, and of the other pictures.
+      image_folder, source_folder: of the targets, and of the other pictures. In a task of one's
+        own each other role has the folder of its name, which may be missing where its pictures are
+        made from the targets.
       caption_folder: of .txt or .json captions (instructions for image_editing); None: they are
         beside the targets.
       item_folder: of .txt files with the subject's name (subject_driven).
@@ -54,12 +55,16 @@ class PairSource:
         item_folder: str | None = None,
         shard_size: int = 1000,
     ):
-        if get_task(reader.task).group not in ("i2i", "identity"):
+        if reader.definition.group not in ("i2i", "identity"):
             raise ValueError(f"task {reader.task} has no second picture")
-        if reader.task == "subject_driven" and item_folder is None:
-            raise ValueError("subject_driven needs item_folder")
+        if reader.definition.item and item_folder is None:
+            raise ValueError(f"{reader.task} needs item_folder")
         self._path, self._reader = path, reader
         self._roles = {"image": image_folder, "source": source_folder}
+        if reader.own:
+            lacking = set(reader.definition.frames) - set(reader.needed())
+            others = [r for r in reader.definition.frames[1:] if r not in lacking or self._has(r)]
+            self._roles = {"image": image_folder, **{role: role for role in others}}
         self._parts, self._repeated = {}, []
         for role, folder in self._roles.items():
             self._parts[role] = self._pictures(folder)
@@ -69,7 +74,7 @@ class PairSource:
                 names = files.list_tree(files.join(path, folder))
                 sidecars = find_sidecars(names)
                 self._parts[role] = {s: posixpath.join(folder, n) for s, n in sidecars.items()}
-        self._stems = sorted({*self._parts["image"], *self._parts["source"]})
+        self._stems = sorted({stem for role in self._roles for stem in self._parts[role]})
         self._shards = shard_ranges(len(self._stems), shard_size)
 
     def shards(self) -> list[str]:
@@ -89,6 +94,9 @@ class PairSource:
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
         if indices.start == 0:
+            used = {name for part in self._parts.values() for name in part.values()}
+            rest = "no picture or caption of these folders"
+            files.pass_over_rest(self._path, {*used, *self._repeated}, rest)
             for name in self._repeated:
                 yield BadRecord(name, "duplicate_key", "another picture has this name")
             for name in self._lone_captions():
@@ -97,7 +105,7 @@ class PairSource:
             stem = self._stems[index]
             missing = [role for role in self._roles if stem not in self._parts[role]]
             if missing:
-                have = self._parts["source" if missing == ["image"] else "image"][stem]
+                have = next(self._parts[r][stem] for r in self._roles if r not in missing)
                 folder = self._roles[missing[0]]
                 yield BadRecord(have, "unmatched", f"no picture of this name in {folder}")
                 continue
@@ -113,6 +121,9 @@ class PairSource:
             item = read_sidecar(self._full(self._parts["item"][stem]), self._reader)
             row["item"] = item[0] if item else None
         return self._reader.example(row["image"], row, lambda name: self._load(name))
+
+    def _has(self, folder: str) -> bool:
+        return files.is_folder(files.join(self._path, folder))
 
     def _load(self, name: str) -> bytes:
         return files.read_bytes(self._full(name))

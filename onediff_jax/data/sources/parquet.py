@@ -58,6 +58,9 @@ class ParquetSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         name, group, first = pick_shard(self._shards, shard)
+        if shard == next(iter(self._shards)):
+            used = {name for name, _, _ in self._shards.values()}
+            files.pass_over_rest(self._path, used, "no Parquet file")
         files.note_whole(files.join(self._folder, name))
         number = first
         if group < 0:
@@ -82,8 +85,7 @@ class ParquetSource:
 
     def _columns(self, present: list[str]) -> list[str]:
         """Only what the task uses is read."""
-        roles = ("image", "caption", "source", "source_caption", "item", "regions", "group")
-        wanted = {name for role in roles for name in self._reader.names(role)}
+        wanted = {name for role in self._reader.roles() for name in self._reader.names(role)}
         return [name for name in present if name in wanted or name in self._reader.keep]
 
     def _example(self, key: str, row: dict) -> RawExample | BadRecord:

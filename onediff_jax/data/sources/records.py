@@ -9,21 +9,35 @@ from onediff_jax.data.sources.base import BadData, RawExample, check_captions, c
 from onediff_jax.data.sources.condition_files import ConditionReader
 from onediff_jax.data.sources.images import ImageReader, is_picture_name
 from onediff_jax.data.sources.labels import check_label, check_regions
-from onediff_jax.tasks.definitions import TASKS, get_task
+from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
+from onediff_jax.tasks.own import definitions_of
+from onediff_jax.tasks.roles import get_role
 
+_CONTROLS = tuple(f"control_path_{number}" for number in range(8))  # of one row, in order
+# Role of a condition -> the columns that hold it where a row has several.
+_CONDITIONS: dict[str, tuple[str, ...]] = {
+    "depth": ("annotation_depth", "depth"),
+    "canny": ("annotation_canny", "canny"),
+    "hed": ("annotation_hed", "annotation_edge", "annotation_softedge", "hed"),
+    "pose": ("annotation_openpose", "annotation_pose", "openpose", "pose"),
+    "semanticmap": ("annotation_segmentation", "segmentation"),
+}
 # Role -> the names it goes by, in the order they are tried.
 NAMES: dict[str, tuple[str, ...]] = {
-    "image": ("image", "file_name", "target", "edited_image", "image_path", "path", "file"),
+    "image": (
+        *("image", "file_name", "target", "edited_image", "output_image", "image_path"),
+        *("path", "file"),
+    ),
     "caption": ("caption", "captions", "instruction", "edit_prompt", "prompt", "text"),
-    "source": ("source", "sources", "original_image", "conditioning_image", "condition"),
+    "source": (
+        *("source", "sources", "original_image", "conditioning_image", "condition"),
+        *("input_images", "input_image", "control_path", *_CONTROLS),
+    ),
     "source_caption": ("source_caption", "source_captions"),
     "item": ("item", "subject"),
     "regions": ("regions",),
     "group": ("group",),
 }
-
-
-_WITH_REGIONS = ("semanticmap2image", "boundingbox2image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +47,17 @@ class RecordReader:
     Attributes:
       task: name in tasks.TASKS, all but multiview.
       image, caption, source, source_caption, item, group: the field that holds it; None: the first
-        of NAMES[role] that the row has. `source` is the other picture of a pair, or a list of them;
-        `group` the text or number that RawExample.group becomes.
+        of NAMES[role] that the row has, which are those of musubi-tuner, OmniGen2 and Jodi too.
+        `source` is the other picture of a pair, or a list of them; `group` the text or number that
+        RawExample.group becomes.
       require_caption: without one a row is bad; otherwise it is an unlabelled picture.
       keep: further fields that go into the example's extras.
       images: how pictures are decoded.
       conditions: how condition pictures (depth, class maps) are read.
+      tasks: where the task is looked up. In a task of one's own every role but the image has the
+        field of its name.
+      annotated: roles that a model finds in the picture later; like those that can be derived
+        from it, a row of one's own task may lack them.
 
     Raises:
       ValueError: an unknown task, or multiview, whose cameras no row holds.
@@ -55,21 +74,46 @@ class RecordReader:
     keep: tuple[str, ...] = ()
     images: ImageReader = dataclasses.field(default_factory=ImageReader)
     conditions: ConditionReader = dataclasses.field(default_factory=ConditionReader)
+    tasks: TaskSet = BUILT_IN
+    annotated: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if get_task(self.task).group == "multiview":
-            choices = [name for name, task in TASKS.items() if task.group != "multiview"]
+        if self.definition.rays:
+            choices = [name for name, task in self.tasks.items() if not task.rays]
             raise ValueError(f"rows hold no cameras for {self.task}; choose from {choices}")
         object.__setattr__(self, "keep", tuple(self.keep))
 
     def describe(self) -> dict[str, Any]:
         """The options, as JSON values."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        own = definitions_of(values.pop("tasks")).get(self.task)
+        return values | ({"own_task": own} if own else {})
+
+    @property
+    def definition(self) -> Task:
+        """The task of the rows."""
+        return self.tasks.task(self.task)
+
+    @property
+    def own(self) -> Task | None:
+        """The task of the rows, where it is one of one's own."""
+        return self.definition if self.definition in self.tasks.own else None
+
+    def roles(self) -> tuple[str, ...]:
+        """Every role that a row may have a field for."""
+        own = self.definition.frames if self.own else ()
+        return tuple(dict.fromkeys((*NAMES, *own)))
 
     def names(self, role: str) -> tuple[str, ...]:
         """The fields that may hold a role."""
+        if role not in NAMES:
+            return (role,)
         chosen = None if role == "regions" else getattr(self, role)
-        return NAMES[role] if chosen is None else (chosen,)
+        if chosen is not None:
+            return (chosen,)
+        frames = self.definition.frames
+        special = _CONDITIONS.get(frames[1], ()) if role == "source" and len(frames) > 1 else ()
+        return (*special, *NAMES[role])
 
     def get(self, row: Mapping[str, Any], role: str) -> Any:
         """The value of a role; None where the row has none.
@@ -77,6 +121,8 @@ class RecordReader:
         Of several fields that could hold a picture, one that looks like a picture goes first:
         `source` may say where a row comes from, `target` may be a number.
         """
+        if role == "source" and self.source is None and row.get(_CONTROLS[0]) is not None:
+            row = {**row, _CONTROLS[0]: [row[n] for n in _CONTROLS if row.get(n) is not None]}
         values = [row[name] for name in self.names(role) if row.get(name) is not None]
         if role in ("image", "source") and len(values) > 1:
             values = [v for v in values if _looks_like_picture(v)] or values
@@ -84,15 +130,21 @@ class RecordReader:
 
     def needed(self) -> tuple[str, ...]:
         """The roles a row must have."""
-        group = get_task(self.task).group
-        roles = ("image",) if group == "t2i" else ("image", "source")
-        if self.task == "subject_driven":
+        task = self.definition
+        if self.own:
+            roles = tuple(role for role in task.frames if not self._may_lack(role))
+        else:
+            roles = ("image",) if task.group == "t2i" else ("image", "source")
+        if task.item:
             roles += ("item",)
         return (*roles, "caption") if self.require_caption or self._instructs else roles
 
     @property
     def _instructs(self) -> bool:
-        return self.task == "image_editing"
+        return self.definition.instructs
+
+    def _may_lack(self, role: str) -> bool:
+        return role in self.annotated or get_role(role).derived
 
     def example(self, key: str, row: Mapping[str, Any], load: Callable[[Any], bytes]) -> RawExample:
         """The example of one row.
@@ -112,28 +164,55 @@ class RecordReader:
             raise BadData("missing_field", "the caption is empty")
         parts: dict[str, Any] = {"extras": self._kept(row), "group": self._group(row)}
         target = self._picture(load, self.get(row, "image"), "image")
-        if get_task(self.task).group == "t2i":
+        if self.own:
+            return self._own_task(key, target, captions, row, load, parts)
+        if self.definition.group == "t2i":
             return RawExample(key, self.task, (target,), (captions,), **parts)
         sources = self._sources(row)
-        if get_task(self.task).group == "i2i" and not self._instructs:
+        if self.definition.group == "i2i" and not self._instructs:
             return self._conditioned(key, target, captions, sources, row, load, parts)
         pictures = [self._picture(load, s, f"source {i}") for i, s in enumerate(sources)]
         texts = self._source_captions(row, len(pictures))
-        if self.task == "subject_driven":
+        if self.definition.item:
             parts["item"] = check_label(self.get(row, "item"))
         return RawExample(key, self.task, (target, *pictures), (captions, *texts), **parts)
 
     def _conditioned(self, key, target, captions, sources, row, load, parts) -> RawExample:
         """A picture and its condition, drawn from what the file stores."""
+        role = self.definition.frames[1]
+        image = self._condition(role, "source", sources[0], key, target, load, parts)
+        self._add_regions(row, parts)
+        return RawExample(key, self.task, (target, image), (captions, ()), **parts)
+
+    def _own_task(self, key, target, captions, row, load, parts) -> RawExample:
+        """A picture and the others of a task of one's own, each from the field of its role."""
+        images = [target]
+        for role in self.definition.frames[1:]:
+            value = self.get(row, role)
+            if value is None or value == "":
+                images.append(None)  # it may be lacking: else `needed` had named it
+            else:
+                images.append(self._condition(role, role, value, key, target, load, parts))
+        self._add_regions(row, parts)
+        texts = (captions, *[()] * (len(images) - 1))
+        return RawExample(key, self.task, tuple(images), texts, own=self.own, **parts)
+
+    def _add_regions(self, row, parts) -> None:
+        if self.definition.region_word and not parts.get("regions"):
+            parts["regions"] = check_regions(self.get(row, "regions"))
+
+    def _condition(self, role, what, value, key, target, load, parts):
+        """The picture of a role; what else its file tells goes into `parts`."""
         try:
-            condition = self.conditions.read(self.task, load(sources[0]), target.shape[:2], key)
+            condition = self.conditions.read(role, load(value), target.shape[:2], key)
         except BadData as error:
-            raise BadData(error.reason, f"source: {error.detail}") from None
-        if self.task in _WITH_REGIONS:
-            parts["regions"] = condition.regions or check_regions(self.get(row, "regions"))
-        parts["depth_norm"] = condition.depth_norm
+            raise BadData(error.reason, f"{what}: {error.detail}") from None
+        if condition.regions:
+            parts["regions"] = condition.regions
+        if condition.depth_norm is not None:
+            parts["depth_norm"] = condition.depth_norm
         parts["extras"] |= condition.extras
-        return RawExample(key, self.task, (target, condition.image), (captions, ()), **parts)
+        return condition.image
 
     def _kept(self, row) -> dict[str, Any]:
         kept = {name: row[name] for name in self.keep if name in row}
@@ -154,7 +233,7 @@ class RecordReader:
         if value is None:
             return []
         sources = list(value) if isinstance(value, list | tuple) else [value]
-        task = get_task(self.task)
+        task = self.definition
         if not task.min_frames <= len(sources) + 1 <= task.max_frames:
             raise BadData(
                 "bad_metadata",

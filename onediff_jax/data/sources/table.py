@@ -161,7 +161,8 @@ class TableSource:
         root = files.parent(files.join(self._folder, name)) if self._root is None else self._root
         top = self._folder if self._root is None else self._root
         path = files.find_below(root, value, top=top, allow_outside=self._outside)
-        if "." not in posixpath.basename(path) and not files.is_file(path):
+        bare = "." not in posixpath.basename(path) and not files.is_remote(path)
+        if bare and not files.is_file(path):
             path = next((path + s for s in PICTURES if files.is_file(path + s)), path)
         return files.read_bytes(path)
 
@@ -307,4 +308,4 @@ def _later(hashes: array.array) -> tuple[np.ndarray, np.ndarray]:
 def _holds(values: np.ndarray, value: int) -> bool:
     """Whether sorted values hold one."""
     place = np.searchsorted(values, np.asarray(value, values.dtype))
-    return place < len(values) and values[place] == value
+    return bool(place < len(values) and values[place] == value)

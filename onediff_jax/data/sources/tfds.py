@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.sources import files
+from onediff_jax.data.sources import files, journal
 from onediff_jax.data.sources.base import (
     BadData,
     BadRecord,
@@ -83,6 +83,10 @@ class TfdsSource:
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)
         builder = self._builder()
+        if indices.start == 0:
+            for name, other in builder.info.splits.items():
+                if name != self._split:
+                    journal.pass_over(f"split {name}", f"{other.num_examples} of another split")
         source = self._open(builder, indices)
         named = builder.info.splits[f"{self._split}[{indices.start}:{indices.stop}]"]
         for instruction in named.file_instructions:

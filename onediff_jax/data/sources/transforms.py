@@ -151,10 +151,24 @@ class TransformsSource:
                 views.append(self._view(folder, scene, frame, {view.name for view in views}))
             except BadData as error:
                 yield error.record(f"{shard}/{_frame_name(frame, index)}")
+        self._account(name, views)
         if len(views) < self._views[0]:
             yield BadRecord(shard, "too_few_views", f"{len(views)} usable frames")
             return
         yield from self._sample(shard, folder, views, captions)
+
+    def _account(self, name: str, views: list[_View]) -> None:
+        """Passes over what lies in a scene's folder and is no picture of it nor another scene's."""
+        inner, below = posixpath.dirname(name), files.join(self._folder, posixpath.dirname(name))
+        others = [posixpath.dirname(n) + "/" for n in self._scenes.values() if n != name]
+        if not journal.is_kept() or files.is_remote(below):
+            return
+        used = {posixpath.basename(name), *(view.name for view in views)}
+        for found in files.list_tree(below):
+            full = posixpath.join(inner, found)
+            nested = any(len(o) > len(inner) + 1 and full.startswith(o) for o in others)
+            if found not in used and full not in self._scenes.values() and not nested:
+                journal.pass_over(full, "no usable frame of the scene names it")
 
     def _sample(self, shard: str, folder: str, views: list[_View], captions):
         """The examples of a scene; a picture that does not decode is reported once and left out."""

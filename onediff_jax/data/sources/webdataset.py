@@ -68,6 +68,8 @@ class WebDatasetSource:
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         name = pick_shard(self._shards, shard)
+        if name == next(iter(self._shards)):
+            files.pass_over_rest(self._path, self._shards, "no tar")
         files.note_whole(files.join(self._folder, name))
         seen: set[str] = set()
         for group in _groups(files.join(self._folder, name)):

@@ -122,6 +122,7 @@ def _the(name: str) -> str:
 def figure_caption(scene: Scene, rng: np.random.Generator) -> str:
     """What the figure does and where; who it is comes from pictures: clothes stay unnamed."""
     figure = scene.figure
+    assert figure is not None
     who = pick(rng, _PERSON)
     where = f" on {_the(scene.floor.name)}"
     others = [i for i in seen(scene) if scene.objects[i].label != "person"]

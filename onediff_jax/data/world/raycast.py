@@ -4,6 +4,7 @@ towards the sun.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,9 @@ def _nearest(limits: Bounds, part: tuple, box: tuple, us: np.ndarray, first_plan
     """
     quad, p0, p1, is_open, _ = part
     rows, columns = box
-    near = far = ids = None
+    near: Any = None
+    far: Any = None
+    ids: Any = None
     if quad >= 0:
         center, root = _quadric(limits, quad, rows, columns, us)
         np.sqrt(root, out=root)

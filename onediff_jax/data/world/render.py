@@ -105,6 +105,7 @@ def _keypoints(
     keypoint lies.
     """
     figure = scene.figure
+    assert figure is not None
     height, width = depth.shape
     points = camera.project(figure.keypoints, height, width)
     columns, rows = np.floor(points[:, 0]).astype(int), np.floor(points[:, 1]).astype(int)

@@ -38,7 +38,7 @@ def attention(
     mask: Bool[Array, "b s"] | None = None,
     softcap: float | None = None,
     heads: Literal["repeat", "tile"] = "repeat",
-    implementation: Implementation = "auto",
+    implementation: Implementation | str = "auto",
     name: str = "attention",
 ) -> Float[Array, "b t n h"]:
     """Grouped-query attention, softmax in float32.

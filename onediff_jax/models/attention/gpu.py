@@ -44,7 +44,7 @@ def tokamax(
 ) -> Float[Array, "b t n h"]:
     """Attention of one device's sequences by tokamax, heads in "repeat" order."""
     from absl import flags
-    from tokamax import dot_product_attention
+    from tokamax import dot_product_attention  # pyright: ignore[reportMissingImports]
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # tokamax would look for its flags among those of the program

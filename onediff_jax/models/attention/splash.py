@@ -4,6 +4,8 @@ It reads whole blocks of 128 keys, so keys (and queries) are padded to that and 
 segment, like masked keys. Heads of 120 channels need no padding. Its backward pass is one kernel.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as lib
@@ -36,10 +38,11 @@ def splash(
     q = (q.astype(jnp.float32) * h**-0.5).astype(q.dtype)  # the kernel does not scale
     if mask is None and s % _LANES:
         mask = jnp.ones((b, s), bool)
-    arrays = [_pad(x).swapaxes(1, 2) for x in (q, k, v)]
-    kernel = _kernel(*arrays[0].shape[1:3], arrays[1].shape[2], softcap, name, interpret)
+    arrays: list[Any] = [_pad(x).swapaxes(1, 2) for x in (q, k, v)]
+    heads, queries, keys = *arrays[0].shape[1:3], arrays[1].shape[2]
+    kernel = _kernel(heads, queries, keys, softcap, name, interpret)
     if mask is not None:
-        queries = jnp.ones((b, arrays[0].shape[2]), jnp.int32)
+        queries = jnp.ones((b, queries), jnp.int32)
         arrays.append(lib.SegmentIds(queries, _pad(mask.astype(jnp.int32))))
     return jax.vmap(lambda *x: kernel(*x))(*arrays).swapaxes(1, 2)[:, :t]
 
@@ -56,7 +59,7 @@ def _block(length: int) -> int:
 
 def _kernel(
     heads: int, queries: int, keys: int, softcap: float | None, name: str, interpret: bool
-) -> lib.splash_attention_kernel.SplashAttentionKernel:
+) -> Any:
     """The kernel for one sequence; lengths are multiples of the lanes."""
     block_q, block_kv = _block(queries), _block(keys)
     sizes = lib.BlockSizes(

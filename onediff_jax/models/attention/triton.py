@@ -8,6 +8,7 @@ The tiles are safe choices: they fit the shared memory of every such GPU (99 KiB
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +43,12 @@ def triton(
     there = jnp.ones(k.shape[:2], bool) if mask is None else mask
     bias = jnp.where(_whole_tiles(there, KEYS), 0.0, _MASKED)  # padding is masked too
     q, k, v = _whole_tiles(q, QUERIES), _whole_tiles(k, KEYS), _whole_tiles(v, KEYS)
-    return _attend(q, k, v, bias, softcap, name, interpret)[:, :tokens]
+    out: Any = _attend(q, k, v, bias, softcap, name, interpret)
+    return out[:, :tokens]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _attend(q, k, v, bias, softcap, name, interpret):
+def _attend(q, k, v, bias, softcap, name, interpret) -> Any:
     return _forward(q, k, v, bias, softcap, interpret)[0]
 
 

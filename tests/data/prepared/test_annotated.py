@@ -15,8 +15,9 @@ from onediff_jax.data.prepared.check import check_folder
 from onediff_jax.data.prepared.fit import Fitting
 from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.reader import PreparedFolder
-from onediff_jax.data.sources.base import BadRecord
+from onediff_jax.data.sources.base import BadRecord, RawExample
 from onediff_jax.tasks.depth import Normalisation
+from onediff_jax.tasks.own import own_tasks
 from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare
 from tests.data.sources.conftest import Files, encode, photo
 from tests.data.test_annotate import glpn, segformer
@@ -139,3 +140,29 @@ def test_the_command(models, tmp_path, runner):
     assert {kind: annotate[kind]["name"] for kind in kinds} == {
         kind: str(models / name) for kind, name in kinds.items()
     }
+
+
+def test_frames_of_a_task_of_ones_own_are_found_and_derived(models):
+    """From plain pictures, and in examples that lack them; one plain frame is missing for good."""
+    frames, one = ["image", "depth", "canny"], {"both": "first"}
+    tasks = own_tasks(
+        {
+            "both": {"frames": frames, "directions": one},
+            "lit": {"frames": ["image", "light", "depth"], "directions": {"lit": "first"}},
+        }
+    )
+    plain = FakeSource(size=(35, 49)).example("k", "text2image")
+    lit = RawExample(
+        "l", "lit", (plain.images[0], plain.images[0], None), (("a",), (), ()), own=tasks["lit"]
+    )
+    models = {"depth": str(models / "depth")}
+    source = AnnotatedSource(Listed(plain, lit), models, tasks=tasks)
+    assert source.gives == ("depth2image", "both")
+    fitting = Fitting(("both", "lit"), ("4:3",), 12, source.gives, tasks)
+    records = [record for example in source.read("all") for record in fitting(example)]
+    assert [(record.task, len(record.frames)) for record in records] == [("both", 3), ("lit", 3)]
+    for record in records:
+        assert record.extras["depth_norm"]["kind"] == "inverse"
+        assert {frame.shape for frame in record.frames} == {(48, 64, 3)}
+    np.testing.assert_array_equal(records[0].frames[1], records[1].frames[2])
+    assert set(np.unique(records[0].frames[2])) <= {0, 255}

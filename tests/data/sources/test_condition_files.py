@@ -25,8 +25,7 @@ def test_class_maps_of_every_storage(files):
     }
     reader = ConditionReader(classes=ClassList.build({0: "sky", 1: "sea"}))
     found = {
-        name: reader.read("semanticmap2image", data, (24, 32), "key")
-        for name, data in stored.items()
+        name: reader.read("semanticmap", data, (24, 32), "key") for name, data in stored.items()
     }
     colored = np.where(classes[..., None] == 1, np.uint8([1, 2, 3]), np.uint8([4, 5, 6]))
     by_color = ClassList.build(
@@ -36,7 +35,7 @@ def test_class_maps_of_every_storage(files):
         ]
     )
     found["colour"] = ConditionReader(classes=by_color).read(
-        "semanticmap2image", files.encode(colored), (24, 32), "key"
+        "semanticmap", files.encode(colored), (24, 32), "key"
     )
     for name, condition in found.items():
         names = {label: colors.rgb(color) for color, label in condition.regions}
@@ -44,14 +43,14 @@ def test_class_maps_of_every_storage(files):
         assert (condition.image[:10] == names["sea"]).all(), name
         assert (condition.image[10:] == names["sky"]).all(), name
     with pytest.raises(BadData, match="must hold integers"):
-        reader.read("semanticmap2image", npy(np.zeros((24, 32))), (24, 32), "key")
+        reader.read("semanticmap", npy(np.zeros((24, 32))), (24, 32), "key")
 
 
 def test_depth_in_integers_of_an_array_is_scaled():
     metres = np.linspace(2, 8, 24 * 32).reshape(24, 32)
     reader = ConditionReader(depth_scale=0.01, depth_kind="linear")
     data = npy(np.rint(metres * 100).astype(np.int32))
-    condition = reader.read("depth2image", data, (24, 32), "key")
+    condition = reader.read("depth", data, (24, 32), "key")
     assert condition.depth_norm["near"] == pytest.approx(2) and condition.depth_norm["far"] == 8
     expected = np.rint(1 + 254 * (8 - np.rint(metres * 100) / 100) / 6)
     assert np.abs(condition.image[..., 0] - expected).max() <= 1

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from onediff_jax.data.sources import open_source
 from onediff_jax.tasks import colors
 from onediff_jax.tasks.depth import Normalisation, depth_from_image
 from onediff_jax.tasks.edges import canny
+from onediff_jax.tasks.own import own_tasks
 
 
 def test_a_condition_beside_each_picture(files, read):
@@ -165,3 +168,45 @@ def test_wrong_use(files):
         open_source("paired", str(files), task="depth2image", depth_scale=0)
     with pytest.raises(ValueError, match="depth range"):
         open_source("paired", str(files), task="depth2image", depth_near=3, depth_far=2)
+
+
+OWN = {
+    "mine": {"frames": ["image", "normal", "depth", "canny"], "directions": {"mine": "first"}},
+}
+
+
+def test_a_task_of_ones_own_has_a_folder_per_role(files, read):
+    """What can be derived may be missing, as a folder and as a file of a table."""
+    for index in (1, 2):
+        files.write(f"images/{index}.png", files.photo(index))
+        files.write(f"normal/{index}.png", files.photo(index + 5))
+    metres = np.linspace(1.0, 9.0, 24 * 32).reshape(24, 32)
+    files.write("depth/1.png", np.rint(metres * 1000).astype(np.uint16))
+    options = {"task": "mine", "tasks": own_tasks(OWN)}
+    result = read("paired", files, **options)
+    assert result.reasons == {"images/2.png": "unmatched"}
+    (example,) = result.good
+    assert example.task == "mine" and example.definition.frames[1] == "normal"
+    assert (example.images[1] == files.photo(6)).all() and example.images[3] is None
+    assert example.depth_norm["near"] == pytest.approx(1.0, abs=1e-3)
+    files.write("canny/1.png", files.photo(9))
+    assert (read("paired", files, **options).good[0].images[3] == files.photo(9)).all()
+
+    rows = [{"image": "images/1.png", "normal": "normal/1.png", "depth": "depth/1.png"}]
+    rows += [rows[0] | {"image": "images/2.png", "canny": "canny/1.png"}, {"image": "images/1.png"}]
+    files.write(
+        "table.jsonl", "\n".join(json.dumps(row | {"key": k}) for k, row in enumerate(rows))
+    )
+    result = read("table", files, **options)
+    assert [e.images[3] is None for e in result.good] == [True, False]
+    (bad,) = result.bad
+    assert bad.reason == "missing_field" and "normal" in bad.detail
+
+
+def test_a_task_of_ones_own_needs_the_folders_that_nothing_else_gives(files, read):
+    files.write("images/1.png", files.photo(1))
+    with pytest.raises(ValueError, match="normal"):
+        read("paired", files, task="mine", tasks=own_tasks(OWN))
+    files.write("normal/1.png", files.photo(2))
+    annotated = read("paired", files, task="mine", tasks=own_tasks(OWN), annotated=("depth",))
+    assert annotated.good[0].images[2] is None
