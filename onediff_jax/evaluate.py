@@ -2,6 +2,7 @@
 
     python -m onediff_jax.evaluate --source=WORKDIR|FOLDER --out=DIR [--tasks=image2depth,…]
     python -m onediff_jax.evaluate --predictions=FOLDER --benchmark=NAME:FOLDER --out=DIR
+    python -m onediff_jax.evaluate --compare=DIR,DIR --out=DIR
 
 Writes DIR/metrics.json, DIR/report.md and DIR/report.html, and prints the table. With --check it
 exits with code 1 when something that is required of a trained model does not hold.
@@ -10,8 +11,7 @@ docs/evaluation.md says what is measured and how.
 
 import argparse
 import dataclasses
-import json
-import math
+import shutil
 import sys
 import tempfile
 import time
@@ -25,14 +25,16 @@ from onediff_jax import exits
 from onediff_jax.evaluation.benchmarks.depth import ALIGNMENTS
 from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS, benchmark_of
 from onediff_jax.evaluation.benchmarks.scoring import score_predictions
+from onediff_jax.evaluation.compare import compare
+from onediff_jax.evaluation.of_model import Found, on_benchmarks, on_folders, on_world
 from onediff_jax.evaluation.report import FILES, Report, table, write_report
-from onediff_jax.evaluation.scores.required import Check, HeldOutLoss, checks, held_out_loss
-from onediff_jax.evaluation.scores.table import check_lines, markdown_table, report
-from onediff_jax.evaluation.scoring import Evaluation, Settings, evaluate, world_of
+from onediff_jax.evaluation.scores.case import Row
+from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out_loss
+from onediff_jax.evaluation.scores.table import check_lines, loss_table
+from onediff_jax.evaluation.scoring import Settings
+from onediff_jax.files import replace_file
 from onediff_jax.sampling.source import Source, load_source
 from onediff_jax.sampling.source_tasks import tasks_of_source
-
-_FILES = ("report.md", "samples.png", "metrics.json")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,17 +49,20 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--source", help="workdir of a run, or an exported folder")
     add("--out", required=True, help="folder for metrics.json, report.md and report.html")
+    add("--compare", help="folders of evaluations, with commas: paired differences to the first")
     add("--predictions", help="files of any system in the benchmark's layout, instead of --source")
     add(
         "--benchmark",
         help=f"NAME:FOLDER, several with commas; names: {', '.join(BENCHMARKS)}",
     )
+    add("--data", help="prepared folders, several with commas; default: the run's own data")
+    add("--write_predictions", action="store_true", help="keep a benchmark's predictions as files")
     add("--align", choices=ALIGNMENTS, default="auto", help="of depth to the truth; default: auto")
     add("--allow_missing", action="store_true", help="score although predictions are missing")
     add("--limit", type=int, help="only the first so many examples of each benchmark or folder")
     add("--tasks", help="comma-separated directions, e.g. image2depth; default: all trained")
     add("--scenes", type=int, default=defaults.scenes, help="held-out scenes per direction")
-    add("--steps", type=int, default=defaults.steps, help="Euler steps")
+    add("--steps", default=str(defaults.steps), help="Euler steps; several with commas")
     add("--guidance", type=float, default=defaults.guidance, help="of the prompt; 1 is off")
     add("--seed", type=int, default=defaults.seed, help="of the starting noise")
     add("--ema", type=_true_or_false, default=True, help="average weights (true) or raw (false)")
@@ -79,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.limit is not None and options.limit <= 0:
             raise ValueError(f"--limit={options.limit} must be positive")
+        if options.compare is not None:
+            return _compare(options)
         if options.predictions is not None:
             return _score_files(options)
         if options.source is None:
@@ -87,6 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exits.of_error(error).code
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """--compare: evaluations that are there, side by side."""
+    folders = [Path(part) for part in _listed(options.compare)]
+    found = compare(folders)
+    out = _writable(Path(options.out))
+    replace_file(out / "compare.md", (found + "\n").encode())
+    print(f"{found}\n\nwrote compare.md in {out}")
+    return 0
 
 
 def _score_files(options: argparse.Namespace) -> int:
@@ -119,7 +136,6 @@ def _score_files(options: argparse.Namespace) -> int:
         "ema": None,
         "settings": settings,
         "missing": {part.rows[0].data: part.missing for part in scored if part.missing},
-        "items": {part.rows[0].data: part.per_item for part in scored if part.per_item},
         "seconds": round(seconds, 1),
     }
     write_report(
@@ -139,46 +155,103 @@ def _run(options: argparse.Namespace) -> int:
             raise ValueError("--tasks names no task; leave it out for all")
         for name in tasks:
             tasks_of_source(options.source).find_direction(name)
-    settings = Settings(tasks, options.scenes, options.steps, options.guidance, options.seed)
+    steps = _numbers(options.steps)
+    worlds = [
+        Settings(tasks, options.limit or options.scenes, n, options.guidance, options.seed)
+        for n in steps
+    ]
+    benchmarks = [benchmark_of(text) for text in _listed(options.benchmark)]
     out = _writable(Path(options.out))
     began = time.monotonic()
     source = load_source(options.source, ema=options.ema, step=options.step)
     weights = "average (EMA)" if options.ema else "raw"
     what = f"step {source.step}, {weights} weights" if source.step is not None else "an export"
     print(f"{source.path}: {what}", flush=True)
-    found = evaluate(source, settings)
-    losses = _losses(source, found)
-    required = checks(found.rows, losses)
+    found = _found(options, source, tasks, steps, worlds, benchmarks, out)
+    losses = _losses(source, found.world)
+    required = checks(found.world, losses) if found.world else []
     seconds = time.monotonic() - began
-    scenes = (
-        f"{settings.scenes} held-out scenes per task, world level {world_of(source.experiment)[1]}"
-    )
-    chosen = f"{settings.steps} Euler steps, guidance {settings.guidance:g}, seed {settings.seed}"
+    counts = ", ".join(map(str, steps))
+    chosen = f"{counts} Euler steps, guidance {options.guidance:g}, seed {options.seed}"
     facts = [
-        f"source: `{source.path}`, {what}",
-        f"{scenes}; {chosen}; {seconds:.0f} s",
+        f"source: {source.path}, {what}",
+        *found.facts,
+        f"{chosen}; {seconds:.0f} s",
     ]
-    name = source.experiment.config.name
-    text = report(f"Evaluation of {name}", facts, found.rows, losses, required)
-    (out / "report.md").write_text(text)
-    Image.fromarray(found.sheet).save(out / "samples.png")
+    sections = []
+    if found.world:
+        unknown = "Not known: metrics.jsonl of the run holds fewer than two evaluations up to here."
+        sections = [
+            ("Held-out loss", loss_table(losses) if losses else unknown),
+            (
+                "Required of a trained model",
+                check_lines(required) or "None of the evaluated tasks has a requirement.",
+            ),
+        ]
+    settings = {k: getattr(options, k) for k in _SETTINGS} | {"tasks": tasks, "steps": steps}
     values = {
         "source": str(source.path),
         "step": source.step,
         "ema": options.ema,
-        "settings": dataclasses.asdict(settings),
+        "settings": settings,
+        "missing": found.missing,
         "seconds": round(seconds, 1),
-        **_as_json(found, losses, required),
+        "held_out_loss": losses and {**dataclasses.asdict(losses), "ratio": losses.ratios()},
+        "required": [dataclasses.asdict(check) for check in required],
     }
-    (out / "metrics.json").write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    print(markdown_table(found.rows))
-    print(f"\n{check_lines(required)}\n\n{seconds:.0f} s; wrote {', '.join(_FILES)} in {out}")
+    title = f"Evaluation of {source.experiment.config.name}"
+    made = Report(title, facts, found.rows, found.notes, sections, found.galleries, values)
+    write_report(out, made)
+    shutil.rmtree(out / "parts", ignore_errors=True)  # of no use once everything is scored
+    if not options.write_predictions:
+        shutil.rmtree(out / "predictions", ignore_errors=True)
+    print(table(found.rows))
+    print("".join(f"\nnote: {note}" for note in found.notes))
+    print(f"{check_lines(required)}\n\n{seconds:.0f} s; wrote {', '.join(FILES)} in {out}")
     failed = [c for c in required if not c.passed]
     if options.check and (failed or not required):
         reason = check_lines(failed) or "nothing that was evaluated has a requirement"
         print(f"error: --check failed\n{reason}", file=sys.stderr)
         return 1
     return 0
+
+
+_SETTINGS = ("scenes", "limit", "guidance", "seed", "data", "benchmark", "align", "allow_missing")
+
+
+def _found(options, source: Source, tasks, steps, worlds, benchmarks, out: Path) -> Found:
+    """The evaluation on what was asked for; without a word the run's own held-out data."""
+    shared = {"steps": steps, "guidance": options.guidance, "seed": options.seed}
+    if benchmarks:
+        return on_benchmarks(source, benchmarks, out, limit=options.limit, **shared)
+    data = source.experiment.config.data
+    folders, split = [Path(p) for p in _listed(options.data)], "held_out"
+    if not folders and data.name == "world":
+        found = on_world(source, worlds)
+        Image.fromarray(found.sheet).save(out / "samples.png")
+        return found
+    if not folders:
+        folders, split = [Path(folder) for folder, _ in data.folders], data.evaluate_on
+        if gone := [str(path) for path in folders if not path.is_dir()]:
+            raise ValueError(f"the run's own data {gone} is not there; give --data=FOLDER,…")
+    limit = options.limit or options.scenes
+    return on_folders(source, folders, out, split=split, tasks=tasks, limit=limit, **shared)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in _listed(text)]
+    except ValueError:
+        found = []
+    if not found or min(found) <= 0:
+        raise ValueError(
+            f"--steps={text} must be one positive whole number, or several with commas"
+        )
+    return list(dict.fromkeys(found))
 
 
 def _writable(out: Path) -> Path:
@@ -191,42 +264,18 @@ def _writable(out: Path) -> Path:
         raise ValueError(f"out {out} cannot be written: {error.strerror}") from error
 
 
-def _losses(source: Source, found: Evaluation) -> HeldOutLoss | None:
+def _losses(source: Source, rows: Sequence[Row]) -> HeldOutLoss | None:
     """Held-out losses of the run, of the tasks that were evaluated."""
     losses = held_out_loss(source.path / "metrics.jsonl", source.step)
-    if losses is None:
+    if losses is None or not rows:
         return None
     directions = source.experiment.tasks
-    tasks = {directions.find_direction(row.task)[0].name for row in found.rows}
+    tasks = {directions.find_direction(row.task)[0].name for row in rows}
 
     def only(values):
         return {name: value for name, value in values.items() if name in tasks}
 
     return dataclasses.replace(losses, early=only(losses.early), late=only(losses.late))
-
-
-def _as_json(found: Evaluation, losses: HeldOutLoss | None, required: Sequence[Check]) -> dict:
-    rows = [
-        {
-            "task": row.task,
-            "metric": row.metric,
-            "better": "higher" if row.higher else "lower",
-            "model": _finite(row.model),
-            "controls": {name: _finite(value) for name, value in row.controls.items()},
-            "upper_bound": {name: _finite(value) for name, value in row.ceilings.items()},
-            "beats_all": row.beats_all,
-        }
-        for row in found.rows
-    ]
-    return {
-        "rows": rows,
-        "held_out_loss": losses and {**dataclasses.asdict(losses), "ratio": losses.ratios()},
-        "required": [dataclasses.asdict(check) for check in required],
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from onediff_jax.exporting.weights import Weights, open_source
 from onediff_jax.files import recover_folder, replace_folder, write_json
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.lora import FORMATS, write_adapter
-from onediff_jax.interop.pretrained import RUN_FILE, write_transformer
+from onediff_jax.interop.pretrained import RUN_FILE, hashes_of, write_transformer
 from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
@@ -197,9 +197,9 @@ def _write_pipeline(
         tasks=described.get("tasks"),
         defaults=described.get("defaults"),
     )
-    if record:
-        write_json(folder / RUN_FILE, record)
     write_json(folder / "model_index.json", index | described)
+    if record:
+        write_json(folder / RUN_FILE, record | {"files": hashes_of(folder)})
 
 
 def _copy_folder(source: Path, folder: Path, weights: Weights) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_everything_is_written_for_every_direction(run, tmp_path, capsys):
     values = json.loads((out / "metrics.json").read_text())
     names = [direction.name for _, direction in all_directions()]
     assert list(dict.fromkeys(row["task"] for row in values["rows"])) == names
-    assert all(np.isfinite(row["model"]) for row in values["rows"])
+    assert all(np.isfinite(row["value"]) for row in values["rows"])
     assert values["step"] == 2 and values["settings"]["scenes"] == 2
     assert values["held_out_loss"]["early_step"] == 1
     assert {check["name"] for check in values["required"]} == {
@@ -123,7 +123,7 @@ def exit_code(arguments):
         ({"ema": "perhaps"}, "'perhaps' must be true or false"),
         ({"out": "/dev/null/out"}, "out /dev/null/out cannot be written"),
         ({"task": "depth2image"}, "unrecognized arguments: --task=depth2image"),
-        ({"source": None}, "required: --source"),
+        ({"source": None}, "give --source"),
     ],
 )
 def test_bad_input_is_one_message(changed, message, tmp_path, capsys):

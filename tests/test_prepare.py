@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onediff_jax import exits
 from tests.data.prepared.fake import contents
 
 ROOT = Path(__file__).parents[1]
@@ -158,3 +160,20 @@ def test_trains_on_prepared_folders_and_resumes(prepared, tmp_path):
     again = train(config, tmp_path / "again")
     for one, other in zip(jax.tree.leaves(straight), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_ctrl_c_ends_all_workers_with_one_line(photos, tmp_path):
+    flags = flags_for(photos, tmp_path, "--workers=2", "--option=shard_size=1", "--tokens=1024")
+    process = command(*flags, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "parts").glob("*.json")):  # both workers have started, or one has
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == exits.INTERRUPTED.code and "Traceback" not in errors
+    assert errors.strip().endswith("interrupted; the same command goes on where it was")
+    assert not list(tmp_path.rglob(".*.tmp"))
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(process.pid)

@@ -40,12 +40,9 @@ def _colored(share: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.rint(mixed).astype(np.uint8)
 
 
-def depth_colors(depth: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Depth (H, W) between two ends as uint8 (H, W, 3): near is bright; unknown is black."""
-    known = np.isfinite(depth) & (depth > 0)
-    safe = np.where(known, depth, high)
-    near = (1 / np.clip(safe, low, high) - 1 / high) / max(1 / low - 1 / high, 1e-9)
-    return np.where(known[..., None], _colored(near, _VIRIDIS), np.uint8(0))
+def near_colors(nearness: np.ndarray) -> np.ndarray:
+    """Nearness (H, W) in 0..1 as uint8 (H, W, 3): near is bright; what is below 0 is black."""
+    return np.where((nearness >= 0)[..., None], _colored(nearness, _VIRIDIS), np.uint8(0))
 
 
 def error_colors(error: np.ndarray, most: float) -> np.ndarray:

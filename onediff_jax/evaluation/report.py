@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from onediff_jax.evaluation.results import Result
+from onediff_jax.evaluation.results import Result, finite, key_of
 from onediff_jax.files import replace_file, write_json
 
 FILES = ("metrics.json", "report.md", "report.html")
@@ -70,7 +70,13 @@ class Report:
 def write_report(out: Path, report: Report) -> None:
     """Writes the three files, each whole or not at all."""
     rows = [row.as_json() for row in report.rows]
-    write_json(out / "metrics.json", report.values | {"rows": rows, "notes": list(report.notes)})
+    items = {
+        key_of(as_json): {name: finite(value) for name, value in row.items.items()}
+        for row, as_json in zip(report.rows, rows, strict=True)
+        if row.items
+    }
+    values = {"rows": rows, "notes": list(report.notes), "items": items}
+    write_json(out / "metrics.json", report.values | values)
     replace_file(out / "report.md", markdown(report).encode())
     replace_file(out / "report.html", page(report).encode())
 
@@ -81,7 +87,7 @@ HEAD = ("task", "data", "metric", "value", "95 %", "n", "beats all", "controls",
 def cells(row: Result) -> tuple[str, ...]:
     """A row of the table, as text."""
     interval = "" if row.interval is None else " … ".join(number(v) for v in row.interval)
-    steps = "" if row.steps is None else f", {row.steps} steps"
+    steps = "" if row.steps is None else f", {row.steps} step{'s' * (row.steps > 1)}"
     return (
         row.task,
         row.data + (f" ({row.part})" if row.part else "") + steps,
@@ -167,8 +173,8 @@ td.good { color: var(--good); font-weight: 700; } tbody tr:hover { background: v
 .card { border: 1px solid var(--line); border-radius: 8px; padding: 0.8rem; background: var(--soft);
   overflow-x: auto; } .card p { margin: 0 0 0.6rem; font-size: 0.88rem; color: var(--faint); }
 .card h4 { margin: 0 0 0.2rem; } .pictures { display: flex; gap: 0.5rem; }
-figure { margin: 0; } figure img { display: block; height: 160px; width: auto;
-  image-rendering: auto; background: #000; }
+figure { margin: 0; flex: 1 1 0; min-width: 76px; max-width: 200px; }
+figure img { display: block; width: 100%; height: auto; background: #000; }
 figcaption { font-size: 0.8rem; color: var(--faint); } pre { overflow-x: auto; }
 @media (max-width: 480px) { .cards { grid-template-columns: 1fr; } }
 """

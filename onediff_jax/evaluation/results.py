@@ -28,6 +28,7 @@ class Result:
       paper: the paper's figure under this protocol.
       steps: Euler steps; None for pictures of another system.
       part: where the data is a part of an official set, which: "3 of 654".
+      items: example → its own value, where an example has one; for paired comparisons.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Result:
     paper: float | None = None
     steps: int | None = None
     part: str | None = None
+    items: dict[str, float] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def beats_all(self) -> bool:
@@ -57,7 +59,14 @@ class Result:
         row["interval"] = None if self.interval is None else [finite(v) for v in self.interval]
         for key in ("controls", "upper_bound"):
             row[key] = {name: finite(value) for name, value in row[key].items()}
+        row.pop("items")  # a file's worth of numbers: in "items" of metrics.json
         return row | {"beats_all": self.beats_all if self.controls else None}
+
+
+def key_of(row: dict[str, Any]) -> str:
+    """What a row of metrics.json is about, as one line: equal for the same number of two runs."""
+    steps = "" if row.get("steps") is None else f", {row['steps']} steps"
+    return f"{row['task']} on {row['data']}{steps}: {row['metric']}"
 
 
 def finite(value: float | None) -> float | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -12,17 +12,20 @@ from onediff_jax.data.codec import to_uint8
 from onediff_jax.data.world import World
 from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles, renders
 from onediff_jax.evaluation.held_out import Example
+from onediff_jax.evaluation.results import bootstrap_means
 from onediff_jax.evaluation.scores.by_direction import score
 from onediff_jax.evaluation.scores.case import Case, Row, partners
 from onediff_jax.evaluation.scores.shown_colors import ColorDetector
 from onediff_jax.evaluation.scores.typical import Typical
 from onediff_jax.evaluation.scores.wrong_given import wrong_given
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
+from onediff_jax.evaluation.stored_scores import Shown
 from onediff_jax.experiment.build import HELD_OUT, Experiment
 from onediff_jax.sampling.request import Request, request_of_example
 from onediff_jax.sampling.sampler import Sampler
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.definitions import TaskSet
+from onediff_jax.tasks.roles import get_role
 
 # Scenes 0, 1, … that are not held out: for averages per task, and to fit the colour detector.
 TYPICAL_SCENES, DETECTOR_SCENES = 64, 192
@@ -54,12 +57,25 @@ class Settings:
             raise ValueError(f"seed={self.seed} must not be negative")
 
 
+# Examples, the interval, and scene → its own value.
+Spread = tuple[int, tuple[float, float] | None, dict[str, float]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What was found: rows of the table, and a contact sheet uint8 (H, W, 3)."""
+    """What was found.
+
+    Attributes:
+      rows: of the table.
+      sheet: a contact sheet uint8 (H, W, 3).
+      spread: (task, metric) → examples, the bootstrap interval of the value, and each scene's own.
+      shown: direction → examples for the report.
+    """
 
     rows: list[Row]
     sheet: np.ndarray
+    spread: dict[tuple[str, str], Spread]
+    shown: dict[str, list[Shown]]
 
 
 def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Evaluation:
@@ -94,11 +110,68 @@ def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Eval
     generated = sampler(source.params, requests, progress)
     cases = _cases(asked, generated, wrong, experiment)
     detector = _detector(experiment)
-    rows = []
+    rows, spread, shown = [], {}, {}
     for name in bar(directions, desc="scoring", unit="task"):
         mine = [c for c, e in zip(cases, asked, strict=True) if e.direction == name]
-        rows += score(name, mine, typical[task_of[name]], detector, experiment.tasks)
-    return Evaluation(rows, _sheet(asked, cases, experiment))
+        usual = typical[task_of[name]]
+        scored = score(name, mine, usual, detector, experiment.tasks)
+        rows += scored
+        one = functools.partial(
+            score, name, typical=usual, detector=detector, tasks=experiment.tasks
+        )
+        spread |= _spread(name, scored, mine, one)
+        shown[name] = [
+            _shown(name, i, case, experiment.tasks) for i, case in enumerate(mine[:SHEET_EXAMPLES])
+        ]
+    return Evaluation(rows, _sheet(asked, cases, experiment), spread, shown)
+
+
+def _spread(
+    name: str, rows: Sequence[Row], cases: Sequence[Case], one: Callable[..., list[Row]]
+) -> dict[tuple[str, str], Spread]:
+    """Per row how many examples it rests on, and its interval: that of its examples' own values,
+    about the value of the set."""
+    found: dict[tuple[str, str], Spread] = {}
+    values: dict[str, dict[str, float]] = {}
+    for scene, case in enumerate(cases):
+        try:
+            alone = one(cases=[case])
+        except ValueError:  # nothing to measure in this one
+            continue
+        for row in alone:
+            if np.isfinite(row.model):
+                values.setdefault(row.metric, {})[f"scene {scene}"] = row.model
+    for row in rows:
+        items = values.get(row.metric, {})
+        own = np.array(list(items.values()))
+        interval = bootstrap_means(own)
+        if interval is not None:
+            shift = row.model - own.mean()
+            interval = (interval[0] + shift, interval[1] + shift)
+        found[name, row.metric] = (len(own) or len(cases), interval, items)
+    return found
+
+
+def _shown(direction: str, index: int, case: Case, tasks: TaskSet) -> Shown:
+    """An example for the report."""
+    roles = tasks.task(case.bundle.task).roles(len(case.frames))
+
+    def pictures(frames, wanted):
+        triples = zip(frames, roles, case.generate, strict=True)
+        return tuple(get_role(r).show(f) if r == "ray" else f for f, r, m in triples if m == wanted)
+
+    return Shown(
+        direction,
+        f"scene {index}",
+        case.bundle.prompt,
+        pictures(case.frames, False),
+        pictures(case.frames, True),
+        pictures(case.bundle.frames, True),
+        tuple(r for r, m in zip(roles, case.generate, strict=True) if m),
+        None,
+        "",
+        "higher",
+    )
 
 
 def _directions(experiment: Experiment, wanted: Sequence[str] | None) -> list[str]:

@@ -15,7 +15,7 @@ from onediff_jax.exporting.place import ExportError
 from onediff_jax.interop.config import read_config, transformer_folder
 from onediff_jax.interop.lora import read_adapter
 from onediff_jax.interop.model import param_shapes
-from onediff_jax.interop.pretrained import RUN_FILE, export_config, find_folder
+from onediff_jax.interop.pretrained import RUN_FILE, check_hashes, export_config, find_folder
 from onediff_jax.interop.weights import open_weights
 from onediff_jax.models.nextdit import NextDiTConfig
 from onediff_jax.sampling.saved_run import SavedRun
@@ -108,6 +108,7 @@ def parse_adapter(text: str) -> tuple[str, float]:
 
 
 def _of_folder(folder: Path) -> Weights:
+    check_hashes(folder)
     inside = transformer_folder(folder)
     network, released = read_config(inside)
     shapes = param_shapes(network)

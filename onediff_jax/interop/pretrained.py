@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from onediff_jax.experiment.checks import upgrade
+from onediff_jax.files import FileError, file_hashes, read_json
 from onediff_jax.interop.config import (
     PretrainedError,
     check_same,
@@ -29,6 +30,7 @@ from onediff_jax.models.nextdit import NextDiTConfig
 
 RUN_FILE = "onediff_jax.json"  # in an exported folder: the run it came from
 SHARD_BYTES = 10 * 10**9
+_HASHED = ("*.safetensors", "*.json", "*.model")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -49,7 +51,7 @@ def load_pretrained(
     Raises PretrainedError (a ValueError) that names what does not fit.
     """
     dtype = compute_dtype(dtype)
-    found = transformer_folder(find_folder(folder))
+    found = checked_transformer(folder)
     config, released = read_config(found)
     if attention_softcap != "folder":
         if attention_softcap is not None and not attention_softcap > 0:
@@ -132,7 +134,7 @@ def load_params(
     Raises PretrainedError that names the fields of `config` in which the folder differs, or its
     tensors that do not fit.
     """
-    found = transformer_folder(find_folder(folder))
+    found = checked_transformer(folder)
     check_same(config, read_config(found)[0], folder)
     return read_weights(found, shapes, shardings)
 
@@ -143,6 +145,7 @@ def load_export(folder: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
     Raises PretrainedError when the folder was not written by it, or does not fit.
     """
     config = export_config(folder)
+    check_hashes(Path(folder))
     found = transformer_folder(folder)
     network, _ = read_config(found)
     return config, read_weights(found, param_shapes(network))
@@ -167,6 +170,46 @@ def export_config(folder: str | Path) -> ConfigDict:
     if config.text.kind != "hashed":
         config.text.folder = str(folder)
     return config
+
+
+def checked_transformer(folder: str | Path) -> Path:
+    """The transformer folder of a pipeline or hub id, compared with the hashes of its export.
+
+    Raises PretrainedError as `find_folder` and `check_hashes` do.
+    """
+    found = transformer_folder(find_folder(folder))
+    check_hashes(found.parent, within=found.name)
+    return found
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights and settings in a pipeline's folder, by their relative paths."""
+    files = {file for pattern in _HASHED for file in folder.rglob(pattern)}
+    return file_hashes(folder, (str(f.relative_to(folder)) for f in files if f.name != RUN_FILE))
+
+
+def check_hashes(folder: Path, *, within: str = "") -> None:
+    """Compares files with what the export wrote down; folders without hashes pass.
+
+    Args:
+      folder: the root of a pipeline.
+      within: only the files of this part, such as "transformer"; "": all.
+
+    Raises PretrainedError that names the files that differ or are missing.
+    """
+    try:
+        wanted = read_json(folder / RUN_FILE).get("files", {})
+    except (FileError, AttributeError):
+        return  # of another program
+    wanted = {name: value for name, value in wanted.items() if name.startswith(within)}
+    there = [name for name in wanted if (folder / name).is_file()]
+    made = file_hashes(folder, there)
+    wrong = sorted(name for name in wanted if made.get(name) != wanted[name])
+    if wrong:
+        raise PretrainedError(
+            f"{folder}: {', '.join(wrong[:5])} are not what the export wrote: damaged, or changed "
+            f"since. Export again; where the change is meant, take files out of {RUN_FILE}"
+        )
 
 
 def find_folder(name: str | Path) -> Path:

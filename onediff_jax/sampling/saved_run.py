@@ -6,9 +6,8 @@ import jax
 from flax import traverse_util
 
 from onediff_jax.experiment.build import Experiment, make_experiment, param_shapes
-from onediff_jax.interop.config import transformer_folder
 from onediff_jax.interop.model import param_shapes as model_shapes
-from onediff_jax.interop.pretrained import find_folder
+from onediff_jax.interop.pretrained import checked_transformer
 from onediff_jax.interop.weights import open_weights
 from onediff_jax.models.lora import merged
 from onediff_jax.run.checkpoint import SavedState
@@ -54,7 +53,7 @@ class SavedRun:
         if self.experiment.lora:
             self.adapters = traverse_util.unflatten_dict(self._read(list(self._trained)))
             self.shapes = model_shapes(self.experiment.model_config)
-            folder = transformer_folder(find_folder(self.experiment.config.init_from))
+            folder = checked_transformer(self.experiment.config.init_from)
             self._base = open_weights(folder, self.shapes)
 
     def leaf(self, path: tuple[str, ...]) -> jax.Array:

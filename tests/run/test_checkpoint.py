@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,17 @@ def test_which_ones_stay(tmp_path):
     checkpoints.wait()
     assert checkpoints.steps() == [3, 6, 7, 8]
     checkpoints.close()
+
+
+def test_the_first_version_with_checksums_is_read_for_ever(tmp_path):
+    """A checkpoint that was stored when this format was new; never made again."""
+    stored = Path(__file__).parents[1] / "golden" / "checkpoint"
+    shutil.copytree(stored, tmp_path / "run")
+    step, found, data = restore(tmp_path / "run", strict=True)
+    assert step == 5 and data == DATA
+    jax.tree.map(np.testing.assert_array_equal, found, state())
+    ema = SavedState(tmp_path / "run").read({"ema": abstract(state()).ema})["ema"]
+    jax.tree.map(np.testing.assert_array_equal, ema, state().ema)
 
 
 def test_missing(tmp_path, saved):

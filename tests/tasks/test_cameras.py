@@ -226,3 +226,34 @@ def test_ray_errors():
         cameras.rays_from_cameras(views, 0)
     with pytest.raises(ValueError, match=r"T must have shape \(2, 3\)"):
         cameras.Cameras(views.R, views.T[:1], views.focal, views.principal)
+
+
+def test_no_scale_from_one_place_nor_from_parallel_axes():
+    def poses(centres, backs):
+        found = []
+        for centre, back in zip(centres, backs, strict=True):
+            back = back / np.linalg.norm(back)
+            right = np.cross([0, 0, 1.0], back)
+            right /= np.linalg.norm(right)
+            pose = np.eye(4)
+            pose[:3, :3] = np.stack([right, np.cross(back, right), back], 1)
+            pose[:3, 3] = centre
+            found.append(pose)
+        return np.stack(found)
+
+    size = {"height": 60, "width": 80, "fl_x": 70, "fl_y": 70}
+    around = np.array([[np.cos(a), np.sin(a), 0.2] for a in range(6)])
+    place = np.array([12.3, -4.5, 1.7])
+    noise = np.random.default_rng(0).normal(size=(6, 3))
+    for jitter in (0.0, 1e-15, 1e-6):  # as computed, and as a text file rounds it
+        with pytest.raises(ValueError, match="one place"):
+            cameras.cameras_from_transforms(poses(place + jitter * noise, around), **size)
+    along = np.array([[0.3 * i, 0, 0] for i in range(6)])
+    ahead = np.array([0, 1.0, 0]) + 1e-5 * noise
+    with pytest.raises(ValueError, match=r"parallel|meet"):
+        cameras.cameras_from_transforms(poses(along, ahead), **size)
+    # The same circle is as good a scene at any place and in any unit above rounding.
+    for unit in (1e-2, 1.0, 1e4):
+        posed = cameras.cameras_from_transforms(poses(unit * (place + around), around), **size)
+        small = cameras.cameras_from_transforms(poses(around, around), **size)
+        np.testing.assert_allclose(posed.T, small.T, atol=1e-6)

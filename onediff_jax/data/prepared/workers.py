@@ -8,6 +8,7 @@ import collections
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import pickle
 import signal
@@ -95,6 +96,7 @@ def _start(plan: Plan, folder: Path) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes that are started meanwhile do not hear Ctrl-C, not even while they start."""
+    multiprocessing.resource_tracker.ensure_running()  # which, starting, lets signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -20,13 +20,11 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 class Scored:
     """What was found in the files of predictions.
 
-    rows: the numbers. missing: items without prediction. per_item: item → its own numbers, where it
-    has some. notes: what a reader must know.
+    rows: the numbers. missing: items without prediction. notes: what a reader must know.
     """
 
     rows: list[Result]
     missing: list[str]
-    per_item: dict[str, dict[str, float | None]]
     notes: list[str]
 
 
@@ -92,13 +90,13 @@ def _score(benchmark: Benchmark, allow_missing, limit, steps, progress) -> Score
     scores = [s for s in every if s is not None]
     if not scores:
         raise ValueError(f"{benchmark.name}: none of {len(items)} examples has a prediction")
-    rows = _rows(benchmark, scores, steps)
     per_item = {
         item.name: {key: finite(s[key]) for key in benchmark.measures}
         for item, s in zip(items, every, strict=True)
         if isinstance(s, dict)
     }
-    return Scored(rows, missing, per_item, _notes(benchmark, items, missing, rows, per_item))
+    rows = _rows(benchmark, scores, steps, per_item)
+    return Scored(rows, missing, _notes(benchmark, items, missing, rows, per_item))
 
 
 def _check_missing(benchmark: Benchmark, missing, total: int, allowed: bool) -> None:
@@ -112,7 +110,7 @@ def _check_missing(benchmark: Benchmark, missing, total: int, allowed: bool) -> 
     )
 
 
-def _rows(benchmark: Benchmark, scores: list, steps: int | None) -> list[Result]:
+def _rows(benchmark: Benchmark, scores: list, steps: int | None, per_item) -> list[Result]:
     summary = benchmark.summarize(scores)
     intervals = benchmark.intervals(scores)
     labels = {"data": benchmark.name, "protocol": benchmark.protocol} | benchmark.labels()
@@ -130,6 +128,7 @@ def _rows(benchmark: Benchmark, scores: list, steps: int | None) -> list[Result]
             paper=benchmark.measure(key).paper,
             steps=steps,
             part=part,
+            items={name: values[key] for name, values in per_item.items() if key in values},
             **labels,
         )
         for key, value in summary.items()

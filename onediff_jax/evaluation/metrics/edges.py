@@ -76,6 +76,12 @@ def _counts(edges: np.ndarray, truths: Sequence[np.ndarray], reach: float) -> tu
     return recalled, sum(np.count_nonzero(t) for t in truths), np.count_nonzero(hit), len(hit)
 
 
+def matched_pixels(edges: np.ndarray, truth: np.ndarray, *, max_dist: float = 0.0075) -> int:
+    """How many pixels of two maps (H, W) bool a one-to-one matching within a distance pairs."""
+    reach = max(1.0, max_dist * float(np.hypot(*truth.shape)))  # of tiny pictures one pixel
+    return int(np.count_nonzero(_match(edges, truth, reach)))
+
+
 def _match(edges: np.ndarray, truth: np.ndarray, reach: float) -> np.ndarray:
     """Which of the edge pixels (in order) a one-to-one matching pairs with a true pixel."""
     places = np.argwhere(truth)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onediff_jax.files import file_hash, write_json
 from onediff_jax.interop.torch_files.bundling import bundle, write
 
 HERE = Path(__file__).parent
@@ -47,6 +48,7 @@ _TEXTS = {
 _VAE_CLASSES = {kind: names[1] for kind, names in _VAES.items()}
 _TEXT_CLASSES = {kind: names[0][1] for kind, names in _TEXTS.items()}
 _CONFIG = "transformer/config.json"
+_RECORD = "onediff_jax.json"
 
 
 def transformer_config() -> dict:
@@ -130,6 +132,11 @@ def write_code(folder) -> dict:
     index |= {key: new[key] for key in fields}
     _write_json(folder / _CONFIG, config | transformer_config())
     _write_json(folder / "model_index.json", index)
+    if (folder / _RECORD).is_file():  # of our export: it has the hashes of what was written anew
+        record = _read_json(folder / _RECORD)
+        for name in {_CONFIG, "model_index.json"} & record.get("files", {}).keys():
+            record["files"][name] = file_hash(folder / name)
+        write_json(folder / _RECORD, record)
     return index
 
 

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from onediff_jax.data.prepared.parts import part_name
 from onediff_jax.data.prepared.plan import Encoders
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.data.prepared.split import SPLITS, split_of
+from onediff_jax.data.prepared.workers import WorkerLost
 from onediff_jax.data.prepared.writer import write_part
 from onediff_jax.data.sources import open_source
 from onediff_jax.data.sources.base import BadRecord
@@ -266,3 +268,19 @@ def test_a_group_is_on_one_side_of_the_split(tmp_path):
     assert len(sides) == 8 and all(len(splits) == 1 for splits in sides.values())
     assert {split for splits in sides.values() for split in splits} == set(SPLITS)
     assert check_folder(tmp_path)[0] == [] and written["records"] == 3 * 16 * 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadly(FakeSource):
+    """Kills the process that reads its second shard."""
+
+    def read(self, shard):
+        if shard == "s1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(shard)
+
+
+def test_a_killed_worker_ends_it_by_name(tmp_path):
+    with pytest.raises(WorkerLost, match=r"signal 9 while it wrote part 00001-of-00002 \(of s1\)"):
+        prepare(tmp_path, make_plan(Deadly(parts=2)), workers=2)
+    assert not list(tmp_path.rglob(".*.tmp"))

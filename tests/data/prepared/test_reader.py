@@ -1,6 +1,7 @@
 """Reading prepared folders: any record at any time, and what is drawn of it for a row."""
 
 import collections
+import json
 import threading
 
 import numpy as np
@@ -163,3 +164,32 @@ def test_a_posterior_elementwise():
     noise = (one - 0.5 * mean) / (0.5 * np.exp(logvar.astype(np.float64) / 2))
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.02
     assert abs(np.corrcoef(noise.ravel(), logvar.ravel())[0, 1]) < 0.03
+
+
+def test_folders_of_an_earlier_version_are_read(tmp_path):
+    """They have no sums of the manifest, no places in the index and no picture keys."""
+    prepare(tmp_path, make_plan())
+    file = tmp_path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for name in ("checksum", "held_out", "held_out_names", "index", "training", "not_read"):
+        del manifest[name]
+    manifest["plan"]["format_version"] = 3
+    file.write_text(json.dumps(manifest))
+    folder = PreparedFolder(tmp_path)
+    assert not folder.split_rule[0] and not folder.held_out_places()
+    assert len(folder.records("faceid", "train")) == manifest["tasks"]["faceid"]["train"]
+    manifest["plan"]["format_version"] = 4
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="was changed after prepare wrote it"):
+        PreparedFolder(tmp_path)
+
+
+def test_files_that_are_gone_or_cut_are_named_at_the_start(tmp_path):
+    written = prepare(tmp_path, make_plan())
+    victim = tmp_path / written["files"][0]["file"]
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{victim.name} has .* bytes, not"):
+        PreparedFolder(tmp_path)
+    victim.unlink()
+    with pytest.raises(ValueError, match=f"{victim.name} is missing"):
+        PreparedFolder(tmp_path)

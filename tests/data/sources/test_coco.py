@@ -172,3 +172,19 @@ def test_wrong_use(files):
         files.write("bad.json", content)
         with pytest.raises(ValueError, match="is no COCO file"):
             open_source("coco", files.path("bad.json"), task="text2image")
+
+
+def test_boxes_without_area_and_odd_categories(files, read):
+    """Other boxes of the picture stay; numbers are names; null is nothing."""
+    files.write("0.png", files.photo())
+    annotations = [box(0, [2, 3, 10, 8]), box(0, [9.98, 4.56, 5.54, 0.0])]
+    images = [{"id": 10, "file_name": "0.png", "width": None, "height": 24}]
+    path = coco(files, annotations, images=images, categories=[{"id": 1, "name": 7}, None])
+    (example,) = read("coco", path, task="boundingbox2image").good
+    assert [label for _, label in example.regions] == ["7"]
+    assert example.extras == {"boxes_left_out": [[9.98, 4.56, 5.54, 0.0]]}
+    path = coco(files, annotations, images=images, categories=None)
+    assert read("coco", path, task="boundingbox2image").reasons == {"0.png": "bad_labels"}
+    images.append({"id": 11, "file_name": "../../x.png"})
+    path = coco(files, [{"image_id": 10, "caption": "x"}], images=images, categories=None)
+    assert read("coco", path, task="text2image").reasons == {"../../x.png": "outside"}

@@ -211,3 +211,39 @@ def test_limits_are_checked():
         ImageReader(max_pixels=10**9)
     with pytest.raises(ValueError, match="side"):
         ImageReader(min_side=0)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("place", [33, -12])  # after the header, before the end
+def test_long_notes_in_a_png_are_not_its_pixels(files, place):
+    plain = files.encode(files.photo())
+    long = zlib.compress(b"x" * 2_000_000)
+    for kind, data in (
+        (b"zTXt", b"workflow\0\0" + long),
+        (b"iTXt", b"workflow\0\1\0\0\0" + long),
+        (b"iCCP", b"icc\0\0" + long),
+    ):
+        data = plain[:place] + chunk(kind, data) + plain[place:]
+        assert (READER.decode(data) == files.photo()).all()
+
+
+def test_a_numpy_file_is_no_larger_than_it_says(files):
+    def header(shape, descr="'<f4'"):
+        text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+    for shape, why in (
+        ("(1000000, 1000000)", "too_large"),
+        ("(1000000000000,)", "too_large"),
+        ("(64, 64)", "broken_picture"),
+        ("(-64, 64)", "too_small"),
+        ("(64, 'x')", "broken_picture"),
+    ):
+        with pytest.raises(BadData, match=why):
+            READER.values(header(shape) + bytes(64))
+    fortran = io.BytesIO()
+    np.save(fortran, np.asfortranarray(np.arange(512.0).reshape(16, 32)))
+    assert (READER.values(fortran.getvalue())[0] == np.arange(512.0).reshape(16, 32)).all()

@@ -70,3 +70,13 @@ def test_regions():
     for wrong in ("red", [["red"]], [["red", ""]], [["beige", "cup"]], [3], {"red": "cup"}):
         with pytest.raises(BadData, match="bad_"):
             labels.check_regions(wrong)
+
+
+def test_void_is_not_painted_and_numbers_are_names():
+    classes = labels.ClassList.build(["sky", 3, None, ""])
+    assert classes.names == {0: "sky", 1: "3", 2: None, 3: None}
+    assert classes.labels(np.array([[0, 255, 255], [1, 1, -1]])) == {"3": [1], "sky": [0]}
+    with pytest.raises(BadData, match="class 7 is not"):
+        classes.labels(np.array([[0, 7]]))
+    with pytest.raises(BadData, match="no pixel has a label"):
+        classes.labels(np.full((2, 2), 255))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from onediff_jax.data.sources import open_source
 from onediff_jax.tasks.cameras import cameras_from_transforms, rebase
@@ -180,3 +181,50 @@ def test_wrong_use(files):
     ):
         with pytest.raises(ValueError, match=message):
             open_source("transforms", str(files), **options)
+
+
+def test_pictures_are_those_that_the_cameras_were_found_for(files, read):
+    """COLMAP and others read the stored pixels, whatever EXIF says."""
+    exif = Image.Exif()
+    for turn, (w, h), upright in ((3, (32, 24), False), (6, (32, 24), False), (6, (24, 32), True)):
+        exif[0x0112] = turn
+        scene(files, "s", count=3, w=w, h=h)
+        for index in range(3):
+            data = files.encode(files.photo(index), "PNG", exif=exif)
+            files.write(f"s/images/{index:04d}.png", data)
+        result = read("transforms", files, examples=1)
+        (example,) = result.good
+        stored = files.photo(int(example.extras["files"][0][-8:-4]))
+        expected = np.rot90(stored, -1) if upright else stored
+        assert (example.images[0] == expected).all()
+
+
+def test_no_lens_but_a_pinhole(files, read):
+    for field in (
+        {"camera_model": "opencv-fisheye"},
+        {"camera_model": "THIN_PRISM_FISHEYE"},
+        {"camera_model": "SPHERICAL"},
+        {"camera_type": "fisheye"},
+        {"is_fisheye": True},
+        {"is_fisheye": "true"},
+    ):
+        scene(files, "s", count=3, **field)
+        assert set(read("transforms", files).reasons.values()) == {"bad_camera", "too_few_views"}
+        per_frame = [frame | field for frame in frames(3)]
+        scene(files, "s", count=3, frames=per_frame, camera_model="OPENCV")
+        assert not read("transforms", files).good
+    fine = [{**frame, "camera_model": "simple_radial", "is_fisheye": False} for frame in frames(3)]
+    scene(files, "s", count=3, frames=fine, camera_model="OPENCV_FISHEYE", is_fisheye=True)
+    assert read("transforms", files).good  # what a frame says goes first
+
+
+def test_a_frames_focal_length_goes_before_the_files(files, read):
+    angle = 2 * np.arctan(0.5)  # a focal length of one width
+    wide = [frame | {"camera_angle_x": angle} for frame in frames(3)]
+    scene(files, "s", count=3, frames=wide)
+    example = read("transforms", files, examples=1).good[0]
+    np.testing.assert_allclose(example.cameras.focal[0], 32 / 12)
+    half = [{**frame, "fl_x": 200, "fl_y": 205, "w": 160, "h": 120} for frame in frames(3)]
+    scene(files, "s", count=3, frames=half)
+    other = read("transforms", files, examples=1).good[0]
+    np.testing.assert_allclose(other.cameras.focal[0], [400 / 120, 410 / 120])

@@ -166,3 +166,21 @@ def test_an_empty_file_and_no_tar(files, read):
     files.write("other/x.txt", "")
     with pytest.raises(ValueError, match="no file that ends with"):
         open_source("webdataset", files.path("other"))
+
+
+def test_a_record_and_a_header_have_a_largest_size(files, read, monkeypatch):
+    picture = files.encode(files.photo())
+    members = [("0.jpg", picture), *((f"0.{i}.cls", b"x") for i in range(70)), *record(files, 1)]
+    files.write("a.tar", tar_bytes([*members, ("2.jpg", picture), ("2.caption", b"two")]))
+    result = read("webdataset", files)
+    assert [r.key for r in result.good] == ["a.tar/0", "a.tar/0001", "a.tar/2"]
+    assert result.by_key["a.tar/2"].captions == (("two",),)
+    assert set(result.reasons.values()) == {"too_large"} and len(result.bad) == 7
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("0.jpg")
+        info.size, info.pax_headers = len(picture), {"comment": "x" * 3_000_000}
+        tar.addfile(info, io.BytesIO(picture))
+    files.write("a.tar", file.getvalue())
+    (bad,) = read("webdataset", files).bad
+    assert bad.reason == "broken_archive" and "header of 3000" in bad.detail

@@ -1,0 +1,246 @@
+"""Records of examples of prepared folders → rows with controls, and examples to look at."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onediff_jax.data.bundle import Bundle, Encoded
+from onediff_jax.data.prepared.reader import PreparedFolder
+from onediff_jax.evaluation.frame_measures import CameraMeasure, FrameMeasure, measure_of
+from onediff_jax.evaluation.results import Result, bootstrap
+from onediff_jax.tasks.definitions import Direction, Task
+from onediff_jax.tasks.roles import get_role
+
+_SHOWN = 4  # examples of a kind
+_TYPICAL = 64  # training examples that averages are taken of
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One example for the report: what was given, made and true, and its first number."""
+
+    direction: str
+    key: str
+    prompt: str
+    given: tuple[np.ndarray, ...]
+    made: tuple[np.ndarray, ...]
+    truth: tuple[np.ndarray, ...]
+    roles: tuple[str, ...]
+    score: float | None
+    metric: str
+    better: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One pass: a direction on the records of a folder.
+
+    Attributes:
+      folder, split, task, direction: where the examples are, and what is asked.
+      steps: Euler steps. caption: whether the prompt has its caption.
+      count: examples.
+    """
+
+    folder: PreparedFolder
+    split: str
+    task: Task
+    direction: Direction
+    steps: int
+    caption: bool
+    count: int
+
+    @property
+    def label(self) -> str:
+        """The name of the data in the rows."""
+        return self.folder.path.name + ("" if self.caption else ", no caption")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    index: int
+    key: str
+    bundle: Bundle
+    encoded: Encoded
+    truth: tuple[np.ndarray, ...]
+    roles: tuple[str, ...]
+    known: dict[str, Any]
+    mask: tuple[int, ...]
+
+
+class Scores:
+    """The records of a plan, as its examples come; what is kept does not grow with pictures."""
+
+    def __init__(self, plan: Plan, typical: dict[tuple, np.ndarray]):
+        self._plan, self._typical = plan, typical
+        self._records: dict[tuple[str, str], list[Any]] = {}  # (what, variant) → records
+        self._measures: dict[str, FrameMeasure] = {}
+        self._own: dict[str, dict[str, dict[str, float]]] = {}  # what → example → its numbers
+        self._last: dict[tuple, tuple[np.ndarray, ...]] = {}  # shapes → frames made for another
+        self._count = 0
+        self._best: list[Shown] = []
+        self._worst: list[Shown] = []
+        self._first: list[Shown] = []
+
+    def add(self, example: Example, made, round_trip) -> None:
+        """One example with what was made for it, and its truth after the codec (or None)."""
+        self._count += 1
+        shapes = tuple(f.shape for f in example.truth)
+        other = self._last.get(shapes)
+        score, metric, better = None, "", "higher"
+        for name, wanted in self._asked(example):
+            measure = self._measures.setdefault(
+                name, measure_of(get_role(example.roles[wanted[0]]), example.known)
+            )
+            truth = _of(example.truth, wanted)
+            variants = {"": _of(made, wanted)}
+            if other is not None:
+                variants["another's"] = _of(other, wanted)
+            if round_trip is not None:
+                variants["codec"] = _of(round_trip, wanted)
+            variants |= self._controls(example, wanted, measure)
+            for variant, frames in variants.items():
+                record = measure.record(frames, truth, example.known)
+                if record is None:
+                    continue
+                self._records.setdefault((name, variant), []).append(record)
+                if variant == "":
+                    own = measure.summarize([record])
+                    self._own.setdefault(name, {})[f"{example.index} {example.key}"] = own
+                    if score is None:
+                        metric, score = next(iter(own.items()))
+                        better = "lower" if metric in measure.lower else "higher"
+        self._agreement(example, made)
+        self._last[shapes] = made
+        self._keep(example, made, score, metric, better)
+
+    def _asked(self, example: Example) -> list[tuple[str, list[int]]]:
+        """(name, frames) of what is measured: generated maps and pictures that have one truth."""
+        rays = [i for i, r in enumerate(example.roles) if r == "ray" and example.mask[i]]
+        found = [("ray", rays)] if rays else []
+        pictures = [m for m, r in zip(example.mask, example.roles, strict=True) if r != "ray"]
+        from_text = self._plan.task.rays and all(pictures)
+        if self._plan.task.group in ("t2i", "identity") or from_text:  # many pictures are right
+            return found
+        for index, role in enumerate(example.roles):
+            if example.mask[index] and role != "ray":
+                found.append((role, [index]))
+        return found
+
+    def _controls(self, example: Example, wanted: list[int], measure) -> dict[str, np.ndarray]:
+        if isinstance(measure, CameraMeasure):
+            return {}
+        truth, found = example.truth[wanted[0]], {}
+        mean = self._typical.get((wanted[0], truth.shape))
+        if mean is not None:
+            found["mean picture"] = mean
+        if type(measure) is FrameMeasure:
+            for index, role in enumerate(example.roles):
+                frame = example.truth[index]
+                if not example.mask[index] and role != "ray" and frame.shape == truth.shape:
+                    found["input"] = frame
+                    break
+        return found
+
+    def _agreement(self, example: Example, made) -> None:
+        """A condition that can be derived again from a picture made from it, beside the given."""
+        if len(example.roles) < 2 or not example.mask[0] or example.roles[0] != "image":
+            return
+        for index, name in enumerate(example.roles):
+            role = get_role(name)
+            if example.mask[index] or not role.derived or role.needs_mask:
+                continue
+            measure = self._measures.setdefault(f"{name} again", measure_of(role, example.known))
+            for variant, picture in (("", made[0]), ("truth", example.truth[0])):
+                again = role.derive(picture)
+                record = measure.record(again, example.truth[index], example.known)
+                if record is not None:
+                    self._records.setdefault((f"{name} again", variant), []).append(record)
+
+    def _keep(self, example: Example, made, score, metric, better) -> None:
+        def pictures(frames, wanted):
+            pairs = zip(frames, example.roles, example.mask, strict=True)
+            return tuple(
+                get_role(r).show(f) if r == "ray" else f for f, r, m in pairs if bool(m) == wanted
+            )
+
+        shown = Shown(
+            self._plan.direction.name,
+            example.key,
+            example.encoded.prompt,
+            pictures(example.truth, False),
+            pictures(made, True),
+            pictures(example.truth, True),
+            tuple(r for r, m in zip(example.roles, example.mask, strict=True) if m),
+            score,
+            metric,
+            better,
+        )
+        if len(self._first) < _SHOWN:
+            self._first.append(shown)
+        if score is None or score != score:
+            return
+        sign = 1 if better == "higher" else -1
+        for kept, way in ((self._best, -sign), (self._worst, sign)):
+            kept.append(shown)
+            kept.sort(key=lambda s, way=way: way * s.score)
+            del kept[_SHOWN:]
+
+    @property
+    def shown(self) -> dict[str, list[Shown]]:
+        """Examples for the report: the first ones, the best and the worst."""
+        if self._count <= _SHOWN:
+            return {"first": self._first}
+        return {"first": self._first, "best": self._best, "worst": self._worst}
+
+    def rows(self) -> list[Result]:
+        """The numbers, with their controls and bounds."""
+        found = []
+        names = list(dict.fromkeys(name for name, variant in self._records if variant == ""))
+        for name in names:
+            measure = self._measures[name]
+            records = self._records[name, ""]
+            values = measure.summarize(records)
+            intervals = bootstrap(records, measure.summarize, replicates=measure.replicates)
+            others, bounds = {}, {}
+            for (n, variant), kept in self._records.items():
+                if n == name and variant:
+                    side = bounds if variant in ("codec", "truth") else others
+                    side[variant] = measure.summarize(kept)
+            for key, value in values.items():
+                found.append(
+                    Result(
+                        task=self._plan.direction.name,
+                        data=self._plan.label,
+                        protocol=measure.protocol,
+                        metric=key if name == names[0] else f"{name}: {key}",
+                        value=value,
+                        n=len(records),
+                        interval=intervals.get(key),
+                        better="lower" if key in measure.lower else "higher",
+                        controls={v: s[key] for v, s in others.items() if key in s},
+                        upper_bound={v: s[key] for v, s in bounds.items() if key in s},
+                        steps=self._plan.steps,
+                        items={k: v[key] for k, v in self._own.get(name, {}).items() if key in v},
+                    )
+                )
+        return found
+
+
+def _of(frames: Sequence[np.ndarray], wanted: list[int]) -> np.ndarray:
+    """A frame, or several (ray maps) as one array."""
+    if len(wanted) == 1 and frames[wanted[0]].ndim == 3 and frames[wanted[0]].shape[-1] == 3:
+        return frames[wanted[0]]
+    return np.stack([frames[i] for i in wanted])
+
+
+def typical_pictures(plan: Plan) -> dict[tuple, np.ndarray]:
+    """The mean of each frame over training examples, by (frame, shape); pixels alone."""
+    records = plan.folder.records(plan.task.name, "train")
+    kept: dict[tuple, list[np.ndarray]] = {}
+    for index in range(min(len(records), _TYPICAL)):
+        for place, frame in enumerate(records[index].frames):
+            if frame.dtype == np.uint8:
+                kept.setdefault((place, frame.shape), []).append(np.float32(frame))
+    return {k: np.rint(np.mean(v, 0)).astype(np.uint8) for k, v in kept.items()}

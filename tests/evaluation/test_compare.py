@@ -1,0 +1,34 @@
+import pytest
+
+from onediff_jax.evaluation.compare import compare
+from onediff_jax.evaluation.report import Report, write_report
+from onediff_jax.evaluation.results import Result
+
+
+def evaluation(folder, values, metric="abs_rel"):
+    folder.mkdir()
+    items = {str(i): value for i, value in enumerate(values)}
+    mean = sum(values) / len(values)
+    row = Result("image2depth", "d", "p", metric, mean, len(values), better="lower", items=items)
+    write_report(folder, Report("one", [], [row]))
+    return folder
+
+
+def test_differences_are_paired(tmp_path):
+    # Examples differ far more than runs do: only the pairs show that the second is better.
+    first = evaluation(tmp_path / "a", [0.1, 0.5, 0.9, 0.3])
+    second = evaluation(tmp_path / "b", [0.09, 0.48, 0.89, 0.28])
+    text = compare([first, second])
+    assert "| 0.450 |" in text and "| -0.015 |" in text
+    assert text.splitlines()[2].rstrip(" |").endswith("✓")
+    assert compare([second, first]).splitlines()[2].rstrip(" |").endswith("✗")
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    first = evaluation(tmp_path / "a", [0.1, 0.5])
+    with pytest.raises(ValueError, match="two folders or more"):
+        compare([first])
+    with pytest.raises(ValueError, match="no number in common"):
+        compare([first, evaluation(tmp_path / "b", [1, 2], "rmse")])
+    with pytest.raises(ValueError, match=r"metrics.json"):
+        compare([first, tmp_path])
