@@ -47,6 +47,14 @@ def run(*arguments: str, **env: str) -> tuple[int, list[str]]:
             ["--config", TINY.removeprefix("--config="), "--config.modle.depth=1"],
             "unknown field --config.modle.depth; config has ['checkpoint', 'data', 'ema',",
         ),
+        (
+            [TINY, "--config.data.folders=(('mine',1.0),)"],
+            "data.folders is a field of prepared data. Configs that train on prepared folders are",
+        ),
+        (
+            [TINY, "--config.data.name=prepared"],
+            "data.folders is missing: data.name='prepared' needs it. Configs that train on",
+        ),
         ([TINY, "--config.seed.x=1"], "unknown field --config.seed.x: config.seed is a value"),
         ([TINY, "--config.train.steps=many"], "flag --config.train.steps=many: invalid literal"),
         ([TINY, "--config.train.steps=None"], "--config.train.steps=1800 cannot be None"),

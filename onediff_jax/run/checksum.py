@@ -18,11 +18,18 @@ _BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 def checksums(tree: Any) -> dict[str, jax.Array]:
     """The sum of every array of a pytree, by its path such as params/layers/kernel.
 
-    Scalars uint32 on the devices, not waited for. An array in host memory is brought to its devices
-    first, one after the other.
+    Scalars uint32 on the devices, not waited for. All come from one program: those of several would
+    run side by side on CPUs, where two processes may then wait for each other in another order, for
+    ever. What lies in host memory is brought to its devices first, one array after the other.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(path): _checksum(jnp.asarray(leaf)) for path, leaf in leaves}
+    arrays = {path_name(path): jnp.asarray(leaf) for path, leaf in leaves}
+    away = {name: place for name, a in arrays.items() if (place := _device_memory(a)) is not None}
+    near = [array for name, array in arrays.items() if name not in away]
+    sums = dict(zip([name for name in arrays if name not in away], _sums(near), strict=True))
+    for name, place in away.items():
+        sums[name] = jax.block_until_ready(_sums([jax.device_put(arrays[name], place)])[0])
+    return {name: sums[name] for name in arrays}
 
 
 def as_text(sums: dict[str, jax.Array]) -> dict[str, str]:
@@ -36,21 +43,23 @@ def path_name(path: tuple[Any, ...]) -> str:
     return "/".join(keys)
 
 
-def _checksum(array: jax.Array) -> jax.Array:
+def _device_memory(array: jax.Array) -> jax.sharding.Sharding | None:
+    """Where an array of the host's memory lies on its devices; None for one that is there."""
     sharding, device = array.sharding, next(iter(array.sharding.device_set))
     kind = device.default_memory().kind
-    if sharding.memory_kind not in (None, kind):
-        sharding = sharding.with_memory_kind(kind)
-        array = jax.device_put(array, sharding)
-    mesh = sharding.mesh if isinstance(sharding, jax.sharding.NamedSharding) else None
-    return _compiled(mesh)(array)
+    return None if sharding.memory_kind in (None, kind) else sharding.with_memory_kind(kind)
+
+
+def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    shardings = (array.sharding for array in arrays)
+    meshes = (s.mesh for s in shardings if isinstance(s, jax.sharding.NamedSharding))
+    return _compiled(next(meshes, None))(arrays)
 
 
 @functools.cache
 def _compiled(mesh: jax.sharding.Mesh | None):
-    if mesh is None:
-        return jax.jit(_sum)
-    return jax.jit(_sum, out_shardings=jax.sharding.NamedSharding(mesh, jax.P()))
+    whole = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P())
+    return jax.jit(lambda arrays: [_sum(array) for array in arrays], out_shardings=whole)
 
 
 def _sum(array: jax.Array) -> jax.Array:

@@ -50,7 +50,7 @@ def test_a_whole_config():
         (changed(guidance=1.0), "unknown field guidance; did you mean log.guidance"),
         (changed("train.steps"), "train.steps is missing: length of the run"),
         (changed("ema.offload"), "ema.offload is missing"),
-        (changed("optim"), "section optim is missing: adamw"),
+        (changed("optim"), "section optim is missing: the optimizer"),
         (changed(optim=3), "optim=3 must be a section"),
         (changed(train__steps="100"), "train.steps='100' must be an int"),
         (changed(train__steps=1.5), "train.steps=1.5 must be an int"),
