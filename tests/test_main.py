@@ -130,8 +130,8 @@ def test_workdirs_that_cannot_be_used(tmp_path):
             file.write_bytes(file.read_bytes()[:20])
     code, lines = run(TINY, f"--workdir={workdir}")
     assert code == 1 and len(lines) == 1, lines
-    assert lines[0].startswith(f"error: checkpoint 3 in {workdir / 'checkpoints'} cannot be read")
-    assert "it may be damaged" in lines[0]
+    assert lines[0].startswith(f"error: {workdir / 'checkpoints' / '3'} cannot be read")
+    assert "it may be damaged. There is no older one" in lines[0]
 
 
 def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):

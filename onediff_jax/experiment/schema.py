@@ -536,13 +536,6 @@ FIELDS = (
         free=True,
     ),
     Field(
-        "log.prompts",
-        "str",
-        "JSON lines of prompts and pictures of one's own that are sampled too; empty: none.",
-        lacking="",
-        free=True,
-    ),
-    Field(
         "log.guidance",
         "float",
         "Scale of classifier-free guidance in samples; 1: none.",
