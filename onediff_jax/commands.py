@@ -13,8 +13,7 @@ COMMANDS = {
     "export": ("export", "hand a run to PyTorch"),
     "prepare": ("prepare", "turn pictures and tables into training data"),
     "demo": ("demo", "a page to play with a trained model"),
-    "checkpoint": ("checkpoint", "list, verify, show or repair the checkpoints of a run"),
-    "prove": ("prove", "kill and resume your own run, and compare every bit"),
+    "checkpoint": ("checkpoint", "list, verify and repair the checkpoints of a run"),
     "aot": ("aot", "compile the train step for machines that are not there"),
 }
 

@@ -81,14 +81,14 @@ def frusta(cameras: Cameras, turn: float = 30.0) -> str:
     """
     segments = _pyramids(cameras)
     middle = segments.reshape(-1, 3).mean(0)
-    reach = np.abs(segments - middle).max() or 1.0
+    reach = np.linalg.norm(segments - middle, axis=-1).max() or 1.0
     points = (segments - middle) / reach * [-1, 1, 1]  # the world has x to the left
     around, above = np.deg2rad(turn), np.deg2rad(25.0)
     x = points[..., 0] * np.cos(around) + points[..., 2] * np.sin(around)
     deep = -points[..., 0] * np.sin(around) + points[..., 2] * np.cos(around)
     y = points[..., 1] * np.cos(above) + deep * np.sin(above)
     deep = deep * np.cos(above) - points[..., 1] * np.sin(above)
-    scale = 240 / (4 + deep)
+    scale = 330 / (4 + deep)
     x, y = x * scale, -y * scale
     lines = []
     for camera in range(len(cameras)):
@@ -102,14 +102,14 @@ def frusta(cameras: Cameras, turn: float = 30.0) -> str:
         tip = f'x="{x[camera, 0, 0]:.1f}" y="{y[camera, 0, 0] - 4:.1f}"'
         lines.append(f"<text {tip}>{camera}</text>")
     return (
-        '<svg class="frusta" viewBox="-110 -90 220 180" role="img" aria-label="cameras in space">'
+        '<svg class="frusta" viewBox="-110 -80 220 160" role="img" aria-label="cameras in space">'
         f"{''.join(lines)}</svg>"
     )
 
 
 def _pyramids(cameras: Cameras) -> np.ndarray:
     """(N, 10, 2, 3) the edges of a pyramid per camera, with a roof that says which way is up."""
-    reach = 0.3 * max(float(np.ptp(cameras.centres, axis=0).max()), 0.4)
+    reach = 0.45 * max(float(np.ptp(cameras.centres, axis=0).max()), 0.4)
     found = []
     for index in range(len(cameras)):
         half = reach / cameras.focal[index]

@@ -159,7 +159,7 @@ class Page:
 
     def _outputs(self) -> None:
         self.given = gr.Gallery(
-            label="Given", columns=4, fit_columns=False, elem_id="given", object_fit="contain"
+            label="Given", columns=4, fit_columns=False, height=200, elem_id="given"
         )
         self.state = gr.HTML(elem_id="state")
         self.results = gr.Gallery(
@@ -323,18 +323,23 @@ class Page:
             form = self._form(editor, *values)
             hidden = gr.update(visible=False)
             yield [[], drawings.notice("starting"), [], "", None, "", hidden, hidden]
+            given = self._given
             for step, results, files in self._studio.generate(form):
-                yield self._shown(form, step, results, files)
+                yield [given(results[0]), *self._shown(form, step, results, files)]
+                given = _same  # drawn once
+
+    def _given(self, result: Generated) -> list[tuple[np.ndarray, str]]:
+        return [
+            (result.picture(frame), get_role(role).title)
+            for frame, role in enumerate(result.plan.roles)
+            if not result.plan.generate[frame] and role != "ray"
+        ]
 
     def _shown(
         self, form: Form, step: int, results: Sequence[Generated], files: Sequence
     ) -> list[Any]:
+        """All outputs but what was given."""
         first = results[0]
-        given = [
-            (first.picture(frame), get_role(role).title)
-            for frame, role in enumerate(first.plan.roles)
-            if not first.plan.generate[frame] and role != "ray"
-        ]
         pictures = [
             (result.picture(f), f"seed {result.request.seed}: {result.plan.roles[f]} {f}")
             for result in results
@@ -343,7 +348,7 @@ class Page:
         if not files:
             state = drawings.notice(f"step {step} of {form.steps}")
             hidden = gr.update(visible=False)
-            return [given, state, pictures, "", None, "", hidden, hidden]
+            return [state, pictures, "", None, "", hidden, hidden]
         depth = "".join(self._depths(results))
         cameras = None
         if first.plan.task.rays:  # those that were found, or those that were asked for
@@ -355,7 +360,7 @@ class Page:
         state = drawings.notice("; ".join([f"finished after {form.steps} steps", *first.notes]))
         names = [str(file) for file in files]
         shown = gr.update(visible=True, value=names)
-        return [given, state, pictures, depth, cameras, space, walk, shown]
+        return [state, pictures, depth, cameras, space, walk, shown]
 
     def _walked(self, cameras: Any, turn: float) -> str:
         return "" if cameras is None else drawings.frusta(cameras, turn)
@@ -367,6 +372,10 @@ class Page:
                 depth = result.metric_depth(frame)
                 if depth is not None:
                     yield drawings.depth_map(result.picture(frame), depth, unit)
+
+
+def _same(result: Generated) -> Any:
+    return gr.skip()
 
 
 class _plain_errors:

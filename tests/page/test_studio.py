@@ -10,6 +10,8 @@ from onediff_jax.page import drawings
 from onediff_jax.page.studio import Form, Limits, Studio, TooLong, snap_to_palette
 from onediff_jax.tasks.cameras import orbit_cameras
 from onediff_jax.tasks.definitions import all_directions
+from tests.experiments import shrunken
+from tests.runs import save_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +100,17 @@ def test_a_generation_ends_at_its_limit_of_time(studio, monkeypatch):
     monkeypatch.setattr(studio, "limits", Limits(seconds=-1.0))
     with pytest.raises(TooLong, match="ended after"):
         list(studio.generate(Form("text2image", "a cube", steps=2)))
+
+
+def test_a_run_in_progress_gives_its_newest_checkpoint(tmp_path):
+    save_run(tmp_path / "run", shrunken())
+    later = tmp_path / "run/checkpoints/7"
+    later.rename(tmp_path / "7")
+    found = Studio(tmp_path / "run")
+    assert found.step == found.newest() == 3
+    (tmp_path / "7").rename(later)
+    assert found.newest() == found.step == 7
+    found.close()
 
 
 def test_cameras_in_space_are_seen_from_all_sides():
