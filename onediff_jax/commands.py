@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": ("prepare", "turn pictures and tables into training data"),
     "demo": ("demo", "a page to play with a trained model"),
     "checkpoint": ("checkpoint", "list, verify and repair the checkpoints of a run"),
+    "prove": ("prove", "kill and resume your own run, and compare every bit"),
     "aot": ("aot", "compile the train step for machines that are not there"),
 }
 
