@@ -90,6 +90,12 @@ def unknown_field(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def may_grow(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a run may go on to a later last step: it may where no learning rate depends on it."""
+    schedules = {config.get("optim", {}).get("schedule") for config in (old, new)}
+    return schedules == {"constant"} and new["train"]["steps"] >= old["train"]["steps"]
+
+
 def upgrade(config: Mapping[str, Any], where: Any) -> dict[str, Any]:
     """The config of an older run as one of today: what it lacks has the value that it meant then.
 
