@@ -2,17 +2,27 @@
 
     python -m onediff_jax.prepare --input=EDITS --format=editing --out=prepared/editing_512 \\
         --resolution=512 --encoder=released --text=released
-    python -m onediff_jax.main --config=configs/finetune_editing.py
+    python -m onediff_jax.main --config=configs/finetune_editing.py:prepared/editing_512
 
 released/ is a folder of the released layout, or a link to one: transformer, vae, text_encoder,
 tokenizer. State takes 56 GB, split over the devices; configs/finetune_pretrained.py:lora needs a
 tenth.
 """
 
+import json
+from pathlib import Path
+
 from ml_collections import ConfigDict, config_dict
 
+# Every task; those without examples in the folder have weight 0.
+TASKS = (
+    *("text2image", "deblurring", "image_inpainting", "super_resolution", "canny2image"),
+    *("depth2image", "hed2img", "pose2image", "semanticmap2image", "boundingbox2image"),
+    *("image_editing", "faceid", "subject_driven", "multiview"),
+)
 
-def get_config() -> ConfigDict:
+
+def get_config(folder: str = "prepared/editing_512") -> ConfigDict:
     """The complete experiment; every field can be set by --config.section.field=value."""
     c = ConfigDict()
     c.name = "finetune_editing"
@@ -48,14 +58,14 @@ def get_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.name = "prepared"
     # Prepared folders, each with its weight among those that have a task.
-    c.data.folders = (("prepared/editing_512", 1.0),)
+    c.data.folders = ((folder, 1.0),)
     c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
     c.data.evaluate_on = "held_out"  # or train
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
     c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
-    c.data.tasks = ConfigDict()  # weight within the task's group
+    c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0))  # weight within the task's group
     c.data.tasks.image_editing = 1.0
 
     c.flow = ConfigDict()
@@ -115,7 +125,6 @@ def get_config() -> ConfigDict:
     c.log.sample_steps = 50  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
-    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 4.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
@@ -130,4 +139,41 @@ def get_config() -> ConfigDict:
     c.mesh.tensor = 1
     c.mesh.sequence = 1
     c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
+    _as_prepared(c, _manifest(folder))
     return c.lock()
+
+
+def _as_prepared(c: ConfigDict, manifest: dict) -> None:
+    """Sets what follows from the folder: rows of one slot per task group, tasks, encoders."""
+    tasks = [name for name, facts in manifest.get("tasks", {}).items() if facts["train"]]
+    training = manifest.get("training")
+    if not training:
+        return
+    c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0) | dict.fromkeys(tasks, 1.0))
+    c.rows = tuple(
+        (group, 1, frames, _rounded(tokens)) for group, frames, tokens in _slots(training)
+    )
+    c.data.encoder, text = training["encoder"], training["text"]
+    c.text.kind = text["kind"] if text["kind"] == "cached" else "t5"  # these weights know T5 alone
+    c.text.folder = text["folder"] or c.text.folder
+    c.text.max_length = text["max_length"] or c.text.max_length
+
+
+def _slots(training: dict) -> list:
+    """(group, frames, tokens per frame) of the slots that hold the folder's examples."""
+    groups = training["groups"].items()
+    return training.get("slots") or [[name, g["frames"], g["tokens"]] for name, g in groups]
+
+
+def _rounded(tokens: int) -> int:
+    """Slots of a multiple of 16 tokens: rows are cut into chunks of a common divisor."""
+    return tokens if tokens < 64 else -(-tokens // 16) * 16
+
+
+def _manifest(folder: str) -> dict:
+    """What prepare says of the folder; {} where it has not been prepared yet."""
+    file = Path(folder) / "manifest.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}): prepare the folder again") from None

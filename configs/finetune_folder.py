@@ -5,7 +5,8 @@
         --tasks=text2image,deblurring,image_inpainting,super_resolution,canny2image,hed2img
     python -m onediff_jax.main --config=configs/finetune_folder.py:prepared/mine --workdir=runs/mine
 
-Tasks and slots are those of the folder, also tasks of your own (docs/own_tasks.md).
+Tasks (your own too: docs/own_tasks.md), rows, encoders and the kind of text are those of the
+folder; --print shows them.
 
 A small network from scratch, with the light codec and hashed captions: minutes on a CPU teach it
 colours and layout of the pictures, and to sharpen and fill them; a GPU and more steps the rest.
@@ -18,18 +19,18 @@ from pathlib import Path
 
 from ml_collections import ConfigDict, config_dict
 
-# What is trained where the folder is not there to ask: task, and slots.
+# Every task; those without examples in the folder have weight 0.
 TASKS = (
     *("text2image", "deblurring", "image_inpainting", "super_resolution", "canny2image"),
-    "hed2img",
+    *("depth2image", "hed2img", "pose2image", "semanticmap2image", "boundingbox2image"),
+    *("image_editing", "faceid", "subject_driven", "multiview"),
 )
-SLOTS = (("t2i", 1, 64), ("i2i", 2, 64))
-COUNTS = {("t2i", 1): 2, ("i2i", 2): 3}  # slots of a row by group and frames; of others 1
+# What a row holds of 64 tokens or fewer; of larger pictures one each.
+SLOTS = {("t2i", 1): 2, ("i2i", 2): 3}  # by group and frames; of others 1
 
 
 def get_config(folder: str = "prepared/mine") -> ConfigDict:
     """The complete experiment; every field can be set by --config.section.field=value."""
-    tasks, slots = _of_folder(folder)
     c = ConfigDict()
     c.name = "finetune_folder"
     c.preset = ""
@@ -59,7 +60,8 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.text.max_length = 48  # words per prompt
 
     # Task group, slots, frames per slot, tokens per frame (1 token = 16 × 16 pixels).
-    c.rows = tuple((g, COUNTS.get((g, frames), 1), frames, tokens) for g, frames, tokens in slots)
+    # This and other fields below follow the folder once it is prepared: _as_prepared.
+    c.rows = (("t2i", 2, 1, 64), ("i2i", 3, 2, 64))
 
     c.data = ConfigDict()
     c.data.name = "prepared"
@@ -70,9 +72,13 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.data.threads = 2  # readers in each
     c.data.prefetch = 16  # batches
     c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
-    c.data.tasks = ConfigDict()  # weight within the task's group
-    for task in tasks:  # those that the folder has
-        c.data.tasks[task] = 1.0
+    c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0))  # weight within the task's group
+    c.data.tasks.text2image = 1.0
+    c.data.tasks.deblurring = 1.0
+    c.data.tasks.image_inpainting = 1.0
+    c.data.tasks.super_resolution = 1.0
+    c.data.tasks.canny2image = 1.0
+    c.data.tasks.hed2img = 1.0
 
     c.flow = ConfigDict()
     c.flow.distribution = "logit_normal"  # or uniform
@@ -131,7 +137,6 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
-    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 1.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
@@ -146,14 +151,50 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.mesh.tensor = 1
     c.mesh.sequence = 1
     c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
+    _as_prepared(c, _manifest(folder))
     return c.lock()
 
 
-def _of_folder(folder: str) -> tuple:
-    """The tasks of a prepared folder, and the slots that hold their examples."""
+def _as_prepared(c: ConfigDict, manifest: dict) -> None:
+    """Sets what follows from the folder."""
+    tasks = {name: facts for name, facts in manifest.get("tasks", {}).items() if facts["train"]}
+    if tasks:
+        c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0) | dict.fromkeys(tasks, 1.0))
+        enough = all(facts["held_out"] >= 8 for facts in tasks.values())
+        c.data.evaluate_on = "held_out" if enough else "train"
+    training = manifest.get("training")
+    if not training:
+        return
+    c.rows = tuple(
+        (
+            group,
+            max(1, SLOTS.get((group, frames), 1) * 64 // max(64, tokens)),
+            frames,
+            _rounded(tokens),
+        )
+        for group, frames, tokens in _slots(training)
+    )
+    c.data.encoder, c.text.kind = training["encoder"], training["text"]["kind"]
+    if c.text.kind == "cached":
+        c.text.folder, c.text.max_length = (training["text"][k] for k in ("folder", "max_length"))
+        c.model.caption_channels = manifest["plan"]["encoders"]["text"]["width"]
+
+
+def _slots(training: dict) -> list:
+    """(group, frames, tokens per frame) of the slots that hold the folder's examples."""
+    groups = training["groups"].items()
+    return training.get("slots") or [[name, g["frames"], g["tokens"]] for name, g in groups]
+
+
+def _rounded(tokens: int) -> int:
+    """Slots of a multiple of 16 tokens: rows are cut into chunks of a common divisor."""
+    return tokens if tokens < 64 else -(-tokens // 16) * 16
+
+
+def _manifest(folder: str) -> dict:
+    """What prepare says of the folder; {} where it has not been prepared yet."""
     file = Path(folder) / "manifest.json"
-    if not file.exists():
-        return TASKS, SLOTS
-    manifest = json.loads(file.read_text())
-    slots = manifest.get("training", {}).get("slots", SLOTS)
-    return tuple(manifest["tasks"]), tuple(map(tuple, slots))
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}): prepare the folder again") from None

@@ -2,7 +2,8 @@
 
     python -m onediff_jax.prepare --input=DATA --format=folder --out=prepared/mine \\
         --resolution=512 --encoder=released --text=released
-    python -m onediff_jax.main --config=configs/finetune_pretrained.py:lora --workdir=runs/mine
+    python -m onediff_jax.main --config=configs/finetune_pretrained.py:lora:prepared/mine \\
+        --workdir=runs/mine
     python -m onediff_jax.export --source=runs/mine --out=exports/mine
 
 released/ is a folder of the released layout, or a link to one: transformer, vae, text_encoder,
@@ -11,16 +12,30 @@ network below is the released one; for other weights set config.model to what th
 says: a field that differs is named before anything is loaded.
 """
 
+import json
+from pathlib import Path
+
 from ml_collections import ConfigDict, config_dict
 
+# Every task; those without examples in the folder have weight 0.
+TASKS = (
+    *("text2image", "deblurring", "image_inpainting", "super_resolution", "canny2image"),
+    *("depth2image", "hed2img", "pose2image", "semanticmap2image", "boundingbox2image"),
+    *("image_editing", "faceid", "subject_driven", "multiview"),
+)
 MODES = ("lora", "full")
 
 
-def get_config(mode: str = "lora") -> ConfigDict:
-    """The complete experiment; every field can be set by --config.section.field=value."""
+def get_config(preset: str = "lora") -> ConfigDict:
+    """The complete experiment; every field can be set by --config.section.field=value.
+
+    Args:
+      preset: MODE or MODE:FOLDER, the prepared folder.
+    """
+    mode, _, folder = preset.partition(":")
     if mode not in MODES:
-        raise ValueError(f"unknown {mode=}; choose from {MODES}")
-    config = _common()
+        raise ValueError(f"unknown {mode=}; choose from {MODES}, or MODE:FOLDER")
+    config = _common(folder or "prepared/mine")
     config.preset = mode
     if mode == "lora":
         config.lora = _lora()
@@ -38,7 +53,7 @@ def _lora() -> ConfigDict:
     return c
 
 
-def _common() -> ConfigDict:
+def _common(folder: str) -> ConfigDict:
     c = ConfigDict()
     c.name = "finetune_pretrained"
     c.preset = "lora"
@@ -72,14 +87,16 @@ def _common() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.name = "prepared"
-    c.data.folders = (("prepared/mine", 1.0),)  # each with its weight
+    c.data.folders = ((folder, 1.0),)  # each with its weight
     c.data.encoder = "released"  # folder of the autoencoder that made their latents
     c.data.evaluate_on = "held_out"  # or train
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 4  # readers in each
     c.data.prefetch = 8  # batches
     c.data.own_tasks = ConfigDict()  # defined beside the built-in ones; folders bring theirs
-    c.data.tasks = ConfigDict()  # weight within the task's group; each needs a slot in rows
+    c.data.tasks = ConfigDict(
+        dict.fromkeys(TASKS, 0.0)
+    )  # weight within the task's group; each needs a slot in rows
     c.data.tasks.text2image = 1.0
 
     c.flow = ConfigDict()
@@ -139,7 +156,6 @@ def _common() -> ConfigDict:
     c.log.sample_steps = 30  # Euler steps
     c.log.sample_rows = 1  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
-    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 4.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
@@ -154,4 +170,41 @@ def _common() -> ConfigDict:
     c.mesh.tensor = 1
     c.mesh.sequence = 1
     c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
+    _as_prepared(c, _manifest(folder))
     return c
+
+
+def _as_prepared(c: ConfigDict, manifest: dict) -> None:
+    """Sets what follows from the folder: rows of one slot per task group, tasks, encoders."""
+    tasks = [name for name, facts in manifest.get("tasks", {}).items() if facts["train"]]
+    training = manifest.get("training")
+    if not training:
+        return
+    c.data.tasks = ConfigDict(dict.fromkeys(TASKS, 0.0) | dict.fromkeys(tasks, 1.0))
+    c.rows = tuple(
+        (group, 1, frames, _rounded(tokens)) for group, frames, tokens in _slots(training)
+    )
+    c.data.encoder, text = training["encoder"], training["text"]
+    c.text.kind = text["kind"] if text["kind"] == "cached" else "t5"  # these weights know T5 alone
+    c.text.folder = text["folder"] or c.text.folder
+    c.text.max_length = text["max_length"] or c.text.max_length
+
+
+def _slots(training: dict) -> list:
+    """(group, frames, tokens per frame) of the slots that hold the folder's examples."""
+    groups = training["groups"].items()
+    return training.get("slots") or [[name, g["frames"], g["tokens"]] for name, g in groups]
+
+
+def _rounded(tokens: int) -> int:
+    """Slots of a multiple of 16 tokens: rows are cut into chunks of a common divisor."""
+    return tokens if tokens < 64 else -(-tokens // 16) * 16
+
+
+def _manifest(folder: str) -> dict:
+    """What prepare says of the folder; {} where it has not been prepared yet."""
+    file = Path(folder) / "manifest.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}): prepare the folder again") from None

@@ -174,7 +174,6 @@ def _stage1_256() -> ConfigDict:
     c.log.sample_steps = 50  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
-    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 4.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3

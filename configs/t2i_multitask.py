@@ -156,7 +156,6 @@ def _tiny() -> ConfigDict:
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
-    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 1.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
@@ -296,7 +295,6 @@ def _base() -> ConfigDict:
     c.log.sample_steps = 20  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
-    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 1.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
@@ -437,7 +435,6 @@ def _2b8() -> ConfigDict:
     c.log.sample_steps = 50  # Euler steps
     c.log.sample_rows = 4  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
-    c.log.prompts = ""  # FILE.jsonl of prompts and pictures of one's own
     c.log.guidance = 4.0
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3

@@ -110,6 +110,8 @@ def _score_files(options: argparse.Namespace) -> int:
     """--predictions: files of any system; no model, no jax."""
     if options.source is not None or options.benchmark is None:
         raise ValueError("--predictions goes with --benchmark=NAME:FOLDER, and not with --source")
+    if options.data is not None or options.tasks is not None:
+        raise ValueError("--data and --tasks are of a model's evaluation, not of --predictions")
     name, folder = benchmark_of(options.benchmark)
     out = _writable(Path(options.out))
     began = time.monotonic()
@@ -161,6 +163,8 @@ def _run(options: argparse.Namespace) -> int:
         for n in steps
     ]
     benchmarks = [benchmark_of(text) for text in _listed(options.benchmark)]
+    if benchmarks and (options.data is not None or tasks is not None):
+        raise ValueError("--benchmark says what is asked: it does not go with --data or --tasks")
     out = _writable(Path(options.out))
     began = time.monotonic()
     source = load_source(options.source, ema=options.ema, step=options.step)

@@ -6,23 +6,20 @@
 
 The folder has the released layout, tensor for tensor, and the PyTorch code. It is a --source of the
 other commands too. Memory stays near one stacked parameter, whatever the size of the model. A LoRA
-run gives the merged weights, or its adapters alone with --lora_only.
+run gives the merged weights, or its adapters alone with --lora_only. A folder of the released
+layout as --source gets the code; --adapter=FILE:0.8 adds adapters to it, several if repeated;
+--push=OWNER/NAME uploads what was written.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import glob
 import json
-import os
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from flax import traverse_util
@@ -30,37 +27,38 @@ from ml_collections import ConfigDict
 
 from onediff_jax import exits
 from onediff_jax.data.buckets import bucket_size
-from onediff_jax.data.codec import LightCodec
 from onediff_jax.evaluation.held_out import examples
 from onediff_jax.experiment.build import Experiment, param_count
-from onediff_jax.files import FULL, recover_folder, replace_folder, write_json
+from onediff_jax.exporting.describe import index_fields
+from onediff_jax.exporting.encoders import (
+    check_encoders,
+    check_text,
+    check_vae,
+    copy_part,
+    write_encoders,
+)
+from onediff_jax.exporting.place import ExportError, beside, check_out
+from onediff_jax.exporting.push import Push
+from onediff_jax.exporting.weights import Weights, open_source
+from onediff_jax.files import recover_folder, replace_folder, write_json
 from onediff_jax.interop import torch_files
-from onediff_jax.interop.lora import write_adapter
+from onediff_jax.interop.lora import FORMATS, write_adapter
 from onediff_jax.interop.pretrained import RUN_FILE, hashes_of, write_transformer
 from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
 from onediff_jax.run.workdir import versions
-from onediff_jax.sampling.saved_run import SavedRun
 
 FLAGS = flags.FLAGS
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-_COPIED = ("*.json", "*.safetensors", "*.model")  # of a vae, text encoder or tokenizer
-
 
 _ADAPTER_CARD = """Adapters (LoRA) of step {step} for the transformer of {base}.
 
     pipe = DiffusionPipeline.from_pretrained(BASE, trust_remote_code=True)
-    pipe.transformer.load_lora_adapter(
-        FOLDER, weight_name="pytorch_lora_weights.safetensors", prefix="transformer"
-    )
+    pipe.load_lora_weights(FOLDER)
 
-It needs torch, diffusers and peft.
+It needs torch, diffusers (0.32 or newer) and peft, and a base that carries its code: a folder of
+the released layout gets it by `python -m onediff_jax.export --source=FOLDER --out=BASE`.
 """
-
-
-class ExportError(ValueError):
-    """An export that cannot be made, with the reason; nothing is left of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +71,13 @@ class Options:
     max_shard_gb: float = 10.0
     text_encoder: str | None = None
     lora_only: bool = False
+    lora_format: str = "diffusers"
+    adapter: list[str] = dataclasses.field(default_factory=list)
     overwrite: bool = False
     verify: bool = False
+    push: str | None = None
+    private: bool = False
+    revision: str | None = None
 
     def __post_init__(self):
         check_dtype(self.dtype)
@@ -82,77 +85,147 @@ class Options:
             raise ValueError(f"max_shard_gb={self.max_shard_gb} must be positive")
         if self.lora_only and self.verify:
             raise ValueError("lora_only writes no transformer that verify could run")
+        if self.lora_only and self.adapter:
+            raise ValueError("lora_only writes the run's own adapters, not those of --adapter")
+        if self.lora_format not in FORMATS:
+            raise ValueError(f"lora_format={self.lora_format!r} must be one of {FORMATS}")
+        if not self.push and (self.private or self.revision):
+            raise ValueError("private and revision go with push=OWNER/NAME")
 
 
 def export(
     source: str | Path, out: str | Path, options: Options, say: Callable[[str], Any] = print
 ) -> None:
-    """Exports a checkpoint of the workdir `source` to the folder `out`.
+    """Exports a checkpoint of the workdir `source`, or a folder, to the folder `out`.
 
     The folder is written beside `out` and renamed when it is complete; an earlier export is
     replaced only then. Raises ExportError, and the other ValueErrors of what it reads.
     """
     source, out = Path(source).resolve(), Path(out).resolve()
+    push = Push(options.push, options.private, options.revision) if options.push else None
+    if push:
+        push.check()
     if recover_folder(out):
         say(f"{out}: the earlier export is back, which a killed one had put aside")
-    _check_out(source, out, options.overwrite)
-    run = SavedRun(source, options.step, ema=options.ema, with_data=options.verify)
-    if options.lora_only and run.adapters is None:
+    check_out(source, out, options.overwrite)
+    weights = open_source(
+        source, step=options.step, ema=options.ema, with_data=options.verify and not options.adapter
+    )
+    adapters = weights.run.adapters if weights.run else None
+    if options.lora_only and adapters is None:
         raise ExportError(f"lora_only was asked of {source}, which did not train adapters")
-    weights = "EMA" if options.ema else "raw"
-    say(f"{source}: step {run.step:,}, {weights} weights, {param_count(run.shapes):,} parameters")
-    with _beside(out, weight_bytes(run.shapes, options.dtype) * (not options.lora_only)) as folder:
+    if weights.run and not options.lora_only:
+        check_encoders(weights.experiment, options.text_encoder)
+    say(weights.says)
+    added = weights.add_adapters(options.adapter)
+    size = weight_bytes(weights.shapes, options.dtype) * (not options.lora_only)
+    with beside(out, size) as folder:
         if options.lora_only:
-            write_adapter(folder, run.adapters, run.experiment.lora, dtype=options.dtype)
-            base = run.experiment.config.init_from
-            (folder / "README.md").write_text(_ADAPTER_CARD.format(base=base, step=run.step))
+            _write_adapters(folder, weights, options)
         else:
-            _write_pipeline(folder, out.name, run, options)
+            _write_pipeline(folder, source, out.name, weights, options, added)
             if options.verify:
-                _verify(folder, run, options.dtype, say)
+                _verify(folder, weights, options.dtype, say)
         replace_folder(folder, out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     say(f"wrote {out}: {size / 1e9:.3f} GB, {options.dtype}")
+    if push:
+        say(f"pushed to {push.upload(out, f'Export of {out.name}')}")
 
 
-def _write_pipeline(folder: Path, name: str, run: SavedRun, options: Options) -> None:
-    experiment = run.experiment
-    config = experiment.config
-    vae, text = _write_encoders(folder, experiment, options.text_encoder)
-    index = torch_files.copy_into(folder, vae=vae, text=text)
-    factor = experiment.codec.factor
-    height, width = bucket_size("1:1", experiment.layout.slots[0].tokens)
-    network = experiment.model_config
-    released = torch_files.transformer_config() | {
-        "input_size": [1, height // factor, width // factor],
-        "model_max_length": config.text.max_length,
-        "attention_softcap": network.attention_softcap,
-    }
+def _write_adapters(folder: Path, weights: Weights, options: Options) -> None:
+    run = weights.run
+    base = run.experiment.config.init_from
+    write_adapter(
+        folder,
+        run.adapters,
+        run.experiment.lora,
+        dtype=options.dtype,
+        form=options.lora_format,
+        base=weights.base,
+        base_name=base,
+    )
+    card = _ADAPTER_CARD.format(base=base, step=run.step)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_pipeline(
+    folder: Path, source: Path, name: str, weights: Weights, options: Options, added: list
+) -> None:
+    """All of the folder: encoders, code, weights, card, and where it came from."""
+    experiment, network = weights.experiment, weights.network
+    if weights.run:
+        vae, text = write_encoders(folder, experiment, options.text_encoder)
+        index = torch_files.copy_into(folder, vae=vae, text=text)
+        torch_files.write_scheduler(folder)
+    else:
+        index = _copy_folder(source, folder, weights)
+        kinds = torch_files.kinds_of(index, folder)
+        vae, text = kinds["vae"], kinds["text_encoder"]
+    described = index_fields(experiment) if experiment else {}
+    released = weights.released | torch_files.transformer_config()
+    if weights.run:
+        factor = experiment.codec.factor
+        height, width = bucket_size("1:1", experiment.layout.slots[0].tokens)
+        released |= {
+            "input_size": [1, height // factor, width // factor],
+            "model_max_length": experiment.config.text.max_length,
+            "attention_softcap": network.attention_softcap,
+        }
     write_transformer(
         folder / "transformer",
         network,
-        run.shapes,
-        run.leaf,
+        weights.shapes,
+        weights.leaf,
         released=released,
         dtype=options.dtype,
         max_shard_bytes=int(options.max_shard_gb * 1e9),
     )
-    torch_files.write_scheduler(folder)
-    tasks = [task for task, weight in config.data.tasks.items() if weight]
+    record = _record(weights, options) | ({"adapters": added} if added else {})
+    side = [8 * n for n in released.get("input_size", (1, 96, 96))[1:]]
+    trained = f"{record['step']:,} steps of {', '.join(described['tasks'])}" if experiment else ""
     torch_files.write_model_card(
         folder,
         name=name,
-        parameters=_round(param_count(run.shapes)),
-        training=f"{run.step:,} steps of {', '.join(tasks)}",
-        size=(height, width),
+        parameters=_round(param_count(weights.shapes)),
+        training=trained or "the weights of another system",
+        size=tuple(side),
         vae=vae,
         text=text,
-        multiple=factor * network.patch_size,
+        multiple=8 * network.patch_size,
         softcap=network.attention_softcap,
+        tasks=described.get("tasks"),
+        defaults=described.get("defaults"),
     )
-    record = {
-        "config": json.loads(_without_lora(config).to_json_best_effort()),
-        "step": run.step,
+    write_json(folder / "model_index.json", index | described)
+    if record:
+        write_json(folder / RUN_FILE, record | {"files": hashes_of(folder)})
+
+
+def _copy_folder(source: Path, folder: Path, weights: Weights) -> dict[str, Any]:
+    """Gives `folder` the components of `source` but the transformer, checked, and the code."""
+    index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    kinds = torch_files.kinds_of(index, source)
+    if kinds["vae"] == "autoencoder_kl":
+        check_vae(source / "vae", weights.network.in_channels)
+    if kinds["text_encoder"] == "t5":
+        check_text(source, weights.network.caption_channels)
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        if (source / part).is_dir():
+            copy_part(source / part, folder / part)
+    if not (folder / "scheduler").is_dir():
+        torch_files.write_scheduler(folder)
+    return index | torch_files.copy_into(folder, vae=kinds["vae"], text=kinds["text_encoder"])
+
+
+def _record(weights: Weights, options: Options) -> dict[str, Any]:
+    """What onediff_jax.json says: the run's config, step and versions."""
+    if not weights.run:
+        return dict(weights.record)
+    experiment = weights.experiment
+    return {
+        "config": json.loads(_without_lora(experiment.config).to_json_best_effort()),
+        "step": weights.run.step,
         "weights": "ema" if options.ema else "params",
         "pictures": {
             "sizes": experiment.sizes,
@@ -160,45 +233,6 @@ def _write_pipeline(folder: Path, name: str, run: SavedRun, options: Options) ->
         },
         "versions": versions(),
     }
-    write_json(folder / "model_index.json", index)
-    write_json(folder / RUN_FILE, record | {"files": hashes_of(folder)})
-
-
-def _write_encoders(folder: Path, experiment: Experiment, text_folder: str | None):
-    """Writes vae, text_encoder and tokenizer as the run has them; their kinds for copy_into."""
-    config = experiment.config
-    vae, text = "light", "hashed"
-    if isinstance(experiment.codec, LightCodec):
-        torch_files.write_light_codec(folder)
-    else:
-        vae = "autoencoder_kl"
-        _copy_part(config.data.encoder, "vae", folder)
-    if config.text.kind == "hashed":
-        dim, length = config.model.caption_channels, config.text.max_length
-        torch_files.write_hashed_text(folder, dim=dim, max_length=length)
-    else:
-        text = "t5"
-        text_folder = text_folder or config.text.folder
-        if not text_folder:
-            raise ExportError(
-                "the run trained on cached captions: name the folder of their T5 encoder and "
-                "tokenizer by --text_encoder"
-            )
-        _copy_part(text_folder, "text_encoder", folder)
-        _copy_part(text_folder, "tokenizer", folder)
-    return vae, text
-
-
-def _copy_part(folder: str | Path, part: str, out: Path) -> None:
-    from onediff_jax.experiment.encoders import part_of
-
-    found = part_of(folder, part)
-    files = sorted({file for pattern in _COPIED for file in found.glob(pattern)})
-    if not files:
-        raise ExportError(f"{found} holds none of {_COPIED}: it is no {part}")
-    (out / part).mkdir(parents=True)
-    for file in files:
-        shutil.copyfile(file, out / part / file.name)
 
 
 def _without_lora(config: ConfigDict) -> ConfigDict:
@@ -210,11 +244,14 @@ def _without_lora(config: ConfigDict) -> ConfigDict:
     return plain
 
 
-def _verify(folder: Path, run: SavedRun, dtype: str, say: Callable[[str], Any]) -> None:
-    network = run.experiment.model_config
-    cases = [random_case(network), real_case(run.experiment)]
-    paths = traverse_util.flatten_dict(run.shapes)
-    params = traverse_util.unflatten_dict({path: run.leaf(path) for path in paths})
+def _verify(folder: Path, weights: Weights, dtype: str, say: Callable[[str], Any]) -> None:
+    network = weights.network
+    cases = [random_case(network)]
+    if weights.run:
+        cases.append(real_case(weights.experiment))
+    paths = traverse_util.flatten_dict(weights.shapes)
+    params = {path: jnp.asarray(weights.leaf(path)) for path in paths}
+    params = traverse_util.unflatten_dict(params)
     found = verify(folder / "transformer", network, params, cases, dtype=dtype)
     for difference in found:
         say(f"verify {difference}")
@@ -241,64 +278,6 @@ def real_case(experiment: Experiment) -> Case:
     )
 
 
-def _check_out(source: Path, out: Path, overwrite: bool) -> None:
-    if source.is_relative_to(out):
-        raise ExportError(f"out={out} would replace the source {source}")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise ExportError(f"out={out} exists; --overwrite replaces it when the new one is complete")
-    if not any((out / name).is_file() for name in (RUN_FILE, ADAPTER_FILE)):
-        raise ExportError(f"out={out} is not an export, so --overwrite does not replace it")
-
-
-@contextlib.contextmanager
-def _beside(out: Path, needed: int) -> Iterator[Path]:
-    """A folder to write into, on the file system of `out`; gone at the end if still there.
-
-    Those of earlier exports to `out` that were killed go first.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f".{glob.escape(out.name)}-*.partial"):
-            with _locked(left) as nobody_writes:
-                if nobody_writes:
-                    shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise ExportError(f"{out.parent} cannot be written: {error.strerror}") from error
-    try:
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise ExportError(
-                f"{needed / 1e9:.2f} GB are needed in {out.parent}, and {free / 1e9:.2f} are free"
-            )
-        folder.chmod(0o755)
-        with _locked(folder):
-            yield folder
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise ExportError(f"the disk of {out.parent} is full; nothing is left there") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Locks a folder while the context lasts, or the process; False where it is locked already."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = True
-    except OSError:
-        ours = False
-    try:
-        yield ours
-    finally:
-        os.close(handle)
-
-
 def _round(count: int) -> str:
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= size:
@@ -308,14 +287,19 @@ def _round(count: int) -> str:
 
 def define_flags() -> None:
     """Not at import, so that the functions here can be imported beside other commands."""
-    flags.DEFINE_string("source", None, "Workdir of a run.", required=True)
+    flags.DEFINE_string("source", None, "Workdir of a run, or a released folder.", required=True)
     flags.DEFINE_string("out", None, "Folder to write.", required=True)
     flags.DEFINE_integer("step", None, "Of the checkpoint; default the newest.")
     flags.DEFINE_boolean("ema", True, "The moving average rather than the raw weights.")
     flags.DEFINE_string("dtype", "float32", "Of the weights: float32, bfloat16 or float16.")
     flags.DEFINE_float("max_shard_gb", 10.0, "Size of a weight file, in 10⁹ bytes.")
     flags.DEFINE_string("text_encoder", None, "Folder of the T5 encoder and tokenizer, if cached.")
-    flags.DEFINE_boolean("lora_only", False, f"The adapters of a LoRA run alone: {ADAPTER_FILE}.")
+    flags.DEFINE_boolean("lora_only", False, "The adapters of a LoRA run alone.")
+    flags.DEFINE_enum("lora_format", "diffusers", FORMATS, "Of --lora_only: with peft, or ComfyUI.")
+    flags.DEFINE_multi_string("adapter", [], "FILE or FILE:WEIGHT to add; repeatable.")
+    flags.DEFINE_string("push", None, "OWNER/NAME on the Hugging Face hub to upload it to.")
+    flags.DEFINE_boolean("private", False, "Of --push: a new repository is private.")
+    flags.DEFINE_string("revision", None, "Of --push: a branch, made where it does not exist.")
     flags.DEFINE_boolean("overwrite", False, "Replace an earlier export.")
     flags.DEFINE_boolean("verify", False, "Compare the PyTorch model with the run's (needs torch).")
 

@@ -21,7 +21,8 @@ FILES = sorted(file.name for file in CONFIGS.glob("*.py"))
 
 def presets(file: str) -> tuple:
     """The named presets of a config file, without those that look at the devices."""
-    found = runpy.run_path(str(CONFIGS / file)).get("PRESETS", (None,))
+    values = runpy.run_path(str(CONFIGS / file))
+    found = values.get("PRESETS") or values.get("MODES", (None,))
     return tuple(name for name in found if name != "auto")
 
 
@@ -74,6 +75,48 @@ def test_a_device_that_is_too_small_is_explained(file, preset, monkeypatch):
     label = made.config.preset or made.config.name
     with pytest.raises(ValueError, match=f"'{label}' does not fit: [0-9,]+ parameters and"):
         memory.check_memory(made, param_count(param_shapes(made)), mesh)
+
+
+MANIFEST = {
+    "tasks": {
+        "text2image": {"train": 90, "held_out": 10},
+        "depth2image": {"train": 95, "held_out": 5},
+        "canny2image": {"train": 0, "held_out": 3},
+    },
+    "plan": {"encoders": {"text": {"width": 96}}},
+    "training": {
+        "encoder": "vaes/mine",
+        "text": {"kind": "cached", "folder": "t5s/mine", "max_length": 77},
+        "groups": {
+            "i2i": {"frames": 3, "tokens": 247},
+            "t2i": {"frames": 1, "tokens": 64},
+        },
+    },
+}
+FINETUNES = [(f, p) for f in FILES if f.startswith("finetune") for p in presets(f)]
+
+
+@pytest.mark.parametrize("file, preset", FINETUNES)
+def test_finetunes_follow_the_prepared_folder(file, preset, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    config = load(file, f"{preset}:{tmp_path}" if preset else str(tmp_path))
+    check_config(config)
+    tasks = config.data.tasks.to_dict()
+    assert set(tasks) == set(TASKS)
+    assert {k for k, v in tasks.items() if v} == {"text2image", "depth2image"}
+    slots = 2 if file == "finetune_folder.py" else 1
+    assert config.rows == (("i2i", 1, 3, 256), ("t2i", slots, 1, 64))
+    assert config.data.folders == ((str(tmp_path), 1.0),)
+    assert config.data.encoder == "vaes/mine"
+    assert config.text.to_dict() == {"kind": "cached", "folder": "t5s/mine", "max_length": 77}
+    if file == "finetune_folder.py":
+        assert config.model.caption_channels == 96 and config.data.evaluate_on == "train"
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"tasks": ')
+    with pytest.raises(ValueError, match=r"manifest.json cannot be read .*: prepare the folder"):
+        load("finetune_folder.py", str(tmp_path))
 
 
 def test_tiny_trains_every_task():

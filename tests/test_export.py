@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 import onediff_jax.export as export_module
 from onediff_jax.export import ExportError, Options, export
+from onediff_jax.exporting.place import locked
 from onediff_jax.interop import load_pretrained
 from onediff_jax.interop.names import to_place
 from onediff_jax.interop.pretrained import PretrainedError, load_export
@@ -144,7 +146,7 @@ def test_the_next_export_removes_what_a_killed_one_left(workdir, saved, tmp_path
     names = (".x-1.partial", ".x-2.partial", ".xy-3.partial")
     for name in names:
         (tmp_path / name / "transformer").mkdir(parents=True)
-    with export_module._locked(tmp_path / names[1]) as ours:
+    with locked(tmp_path / names[1]) as ours:
         assert ours
         run(workdir, tmp_path / "x")
         assert {path.name for path in tmp_path.iterdir()} == {*names[1:], "x"}
@@ -163,8 +165,8 @@ def test_what_is_no_export_is_never_replaced(workdir, saved, tmp_path):
 
 
 def test_too_little_space_is_told_before_writing(workdir, saved, tmp_path, monkeypatch):
-    usage = export_module.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(export_module.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ExportError, match="GB are needed"):
         run(workdir, tmp_path / "x")
     assert not list(tmp_path.iterdir())
@@ -211,7 +213,12 @@ def test_lora_runs_are_merged_or_give_their_adapters(exported, tmp_path):
     save_run(tmp_path / "run", lora_config(exported), steps=(4,))
     run(tmp_path / "run", tmp_path / "merged")
     run(tmp_path / "run", tmp_path / "adapter", lora_only=True)
-    assert files(tmp_path / "adapter") == {"README.md", "pytorch_lora_weights.safetensors"}
+    assert files(tmp_path / "adapter") == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "pytorch_lora_weights.safetensors",
+    }
     base, found = (load_file(folder / WEIGHTS) for folder in (exported, tmp_path / "merged"))
     adapter = load_file(tmp_path / "adapter" / "pytorch_lora_weights.safetensors")
     assert base.keys() == found.keys()
@@ -265,6 +272,104 @@ def test_peft_and_diffusers_read_the_adapters(exported, tmp_path):
     }
     assert not peft.set_peft_model_state_dict(by_peft, tensors).unexpected_keys
     torch.testing.assert_close(call(by_peft), call(merged), atol=2e-5, rtol=0)
+
+
+def test_a_released_folder_gets_the_code(exported, tmp_path):
+    plain = tmp_path / "plain"
+    shutil.copytree(exported, plain, ignore=shutil.ignore_patterns("*.py", "*.md", "onediff*"))
+    config = json.loads((plain / "transformer" / "config.json").read_text())
+    del config["auto_map"]
+    (plain / "transformer" / "config.json").write_text(json.dumps(config))
+    lines = run(plain, tmp_path / "x")
+    assert "parameters" in lines[0]
+    assert files(tmp_path / "x") == files(exported) - {"onediff_jax.json"}
+    assert (tmp_path / "x" / WEIGHTS).read_bytes() == (exported / WEIGHTS).read_bytes()
+    for name in ("transformer/config.json", f"{bundle('pipeline')[0]}.py"):
+        assert (tmp_path / "x" / name).read_text() == (exported / name).read_text()
+    assert "does not say which tasks" in (tmp_path / "x" / "README.md").read_text()
+    again = run(exported, tmp_path / "y", dtype="bfloat16")
+    assert "bfloat16" in again[-1]
+    assert files(tmp_path / "y") == files(exported)
+    with pytest.raises(ExportError, match="step=3 was asked of"):
+        run(exported, tmp_path / "z", step=3)
+    index = json.loads((plain / "model_index.json").read_text())
+    index["vae"] = ["diffusers", "AutoencoderDC"]
+    (plain / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="AutoencoderDC"):
+        run(plain, tmp_path / "z")
+    assert not (tmp_path / "z").exists()
+
+
+def test_the_index_has_the_runs_defaults_and_tasks(exported):
+    index = json.loads((exported / "model_index.json").read_text())
+    config = shrunken()
+    assert index["defaults"]["guidance_scale"] == config.log.guidance
+    assert index["defaults"]["num_inference_steps"] == config.log.sample_steps
+    assert index["defaults"]["sizes"]["i2i"] == [[32, 32]]
+    assert list(index["tasks"]) == [name for name, weight in config.data.tasks.items() if weight]
+    assert index["tasks"]["depth2image"]["directions"] == {
+        "depth2image": "first",
+        "image2depth": "rest",
+    }
+    card = (exported / "README.md").read_text()
+    assert "| depth2image | image, depth | depth2image, image2depth |" in card
+    assert "canny" not in card and "{" not in card
+
+
+@pytest.mark.parametrize("form", ["diffusers", "comfyui"])
+def test_adapters_are_added_with_weights(exported, tmp_path, form):
+    config = lora_config(exported)
+    save_run(tmp_path / "run", config, steps=(4,))
+    run(tmp_path / "run", tmp_path / "adapter", lora_only=True, lora_format=form)
+    run(tmp_path / "run", tmp_path / "whole")
+    file = str(tmp_path / "adapter")
+    run(exported, tmp_path / "merged", adapter=[f"{file}:0.75", f"{file}:0.25"])
+    run(exported, tmp_path / "half", adapter=[f"{file}:0.5"])
+    base, whole, merged, half = (
+        load_file(folder / WEIGHTS)
+        for folder in (exported, *(tmp_path / n for n in ("whole", "merged", "half")))
+    )
+    changed = 0
+    for name, tensor in base.items():
+        np.testing.assert_allclose(merged[name], whole[name], atol=1e-5)
+        np.testing.assert_allclose(half[name], (tensor + whole[name]) / 2, atol=1e-5)
+        changed += not np.array_equal(tensor, whole[name])
+    assert changed == 2 * 4
+    record = json.loads((tmp_path / "merged" / "onediff_jax.json").read_text())
+    assert [entry["weight"] for entry in record["adapters"]] == [0.75, 0.25]
+    with pytest.raises(ExportError, match="was trained on weights with hash"):
+        run(tmp_path / "half", tmp_path / "x", adapter=[file])
+    with pytest.raises(PretrainedError, match="holds none of"):
+        run(exported, tmp_path / "x", adapter=[str(tmp_path)])
+    with pytest.raises(ValueError, match="must be a finite number"):
+        run(exported, tmp_path / "x", adapter=[f"{file}:nan"])
+    with pytest.raises(ValueError, match="lora_format='kohya' must be one of"):
+        Options(lora_format="kohya")
+    assert not (tmp_path / "x").exists()
+
+
+def test_peft_loads_the_folder_and_the_pipeline_comfyuis_file(exported, tmp_path):
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    pytest.importorskip("diffusers")
+    from onediff_jax.interop.torch_files.adapters_torch import Adapters
+    from onediff_jax.interop.torch_files.nextdit import NextDiT
+
+    save_run(tmp_path / "run", lora_config(exported), steps=(4,))
+    run(tmp_path / "run", tmp_path / "merged")
+    for form in ("diffusers", "comfyui"):
+        run(tmp_path / "run", tmp_path / form, lora_only=True, lora_format=form)
+    want = load_file(tmp_path / "merged" / WEIGHTS)
+    network = NextDiT.from_pretrained(exported / "transformer")
+    by_peft = peft.PeftModel.from_pretrained(network, tmp_path / "diffusers").merge_and_unload()
+    for name, tensor in by_peft.state_dict().items():
+        np.testing.assert_allclose(tensor, want[name], atol=1e-5)
+    file = "comfyui_lora.safetensors"
+    tensors = Adapters.lora_state_dict(tmp_path / "comfyui", weight_name=file)
+    same = Adapters.lora_state_dict(tmp_path / "diffusers")
+    assert tensors.keys() == same.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, same[name])
 
 
 def test_command_line(workdir, saved, tmp_path):

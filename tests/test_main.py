@@ -47,6 +47,14 @@ def run(*arguments: str, **env: str) -> tuple[int, list[str]]:
             ["--config", TINY.removeprefix("--config="), "--config.modle.depth=1"],
             "unknown field --config.modle.depth; config has ['checkpoint', 'data', 'ema',",
         ),
+        (
+            [TINY, "--config.data.folders=(('mine',1.0),)"],
+            "data.folders is a field of prepared data. Configs that train on prepared folders are",
+        ),
+        (
+            [TINY, "--config.data.name=prepared"],
+            "data.folders is missing: data.name='prepared' needs it. Configs that train on",
+        ),
         ([TINY, "--config.seed.x=1"], "unknown field --config.seed.x: config.seed is a value"),
         ([TINY, "--config.train.steps=many"], "flag --config.train.steps=many: invalid literal"),
         ([TINY, "--config.train.steps=None"], "--config.train.steps=1800 cannot be None"),
@@ -122,8 +130,8 @@ def test_workdirs_that_cannot_be_used(tmp_path):
             file.write_bytes(file.read_bytes()[:20])
     code, lines = run(TINY, f"--workdir={workdir}")
     assert code == 1 and len(lines) == 1, lines
-    assert lines[0].startswith(f"error: checkpoint 3 in {workdir / 'checkpoints'} cannot be read")
-    assert "it may be damaged" in lines[0]
+    assert lines[0].startswith(f"error: {workdir / 'checkpoints' / '3'} cannot be read")
+    assert "it may be damaged. There is no older one" in lines[0]
 
 
 def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):

@@ -1,1 +1,1 @@
-from .pipeline_08981ef3 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_ae792800 import OneDiffusionPipeline  # for custom_pipeline=FOLDER

@@ -27,11 +27,13 @@ class FrameMeasure:
     Attributes:
       protocol: what it does, in words. lower: keys of which less is better.
       replicates: resampled sets for the interval; fewer where a summary is slow.
+      averages: whether a record is numbers whose mean over frames says the same of an example.
     """
 
     protocol: ClassVar[str] = "PSNR and SSIM (scikit-image, 7×7) of pictures"
     lower: ClassVar[tuple[str, ...]] = ()
     replicates: ClassVar[int] = 1000
+    averages: ClassVar[bool] = True
 
     def __init__(self, role: Role):
         self.role = role
@@ -73,6 +75,7 @@ class DepthMeasure(FrameMeasure):
 class ClassMeasure(FrameMeasure):
     """One count of pixels over the set, by label; what is painted in no colour is a class too."""
 
+    averages = False
     protocol = "mean IoU and pixel accuracy of one count over the set (classes by label)"
 
     def record(self, made, truth, known):
@@ -96,6 +99,7 @@ class ClassMeasure(FrameMeasure):
 class EdgeMeasure(FrameMeasure):
     """Edge pixels matched within a distance, and the levels' correlation."""
 
+    averages = False
     protocol = "F of edge pixels above half strength, matched within 0.0075 of the diagonal"
 
     def record(self, made, truth, known):
@@ -114,6 +118,7 @@ class EdgeMeasure(FrameMeasure):
 class PoseMeasure(FrameMeasure):
     """Keypoints read from drawn skeletons."""
 
+    averages = False
     protocol = f"PCK at {PCK} of the longer side of the person, keypoints read from the drawing"
 
     def record(self, made, truth, known):
@@ -134,6 +139,7 @@ class PoseMeasure(FrameMeasure):
 class BoxMeasure(FrameMeasure):
     """Boxes read from drawn outlines, without scores, by COCO's average precision."""
 
+    averages = False
     protocol = "COCO AP of boxes read from the drawing (all scores equal)"
     replicates = 60
 
@@ -175,6 +181,7 @@ class BoxMeasure(FrameMeasure):
 class CameraMeasure(FrameMeasure):
     """All ray maps of an example at once; `made` and `truth` are (n, h, w, 16) ray maps."""
 
+    averages = False
     protocol = "RayDiffusion's rotation and centre accuracy, PoseDiffusion's AUC@30"
 
     def record(self, made, truth, known):

@@ -23,9 +23,14 @@ class Example:
 
 
 def examples(
-    experiment: Experiment, per_direction: int, directions: Iterable[str] | None = None
+    experiment: Experiment,
+    per_direction: int,
+    directions: Iterable[str] | None = None,
+    *,
+    start: int = 0,
 ) -> list[Example]:
-    """The first held-out bundles of each direction of the tasks that the config trains.
+    """Held-out bundles `start` … of each direction of the tasks that the config trains; where there
+    are fewer, counting goes on from the first.
 
     Raises ValueError for a direction that does not exist or is not trained; lists those that are.
     """
@@ -37,8 +42,8 @@ def examples(
         raise ValueError(f"unknown directions {unknown}; this run knows {list(available)}")
     found = []
     for task in dict.fromkeys(available[name] for name in chosen):
-        source = experiment.bundles(task, held_out=True, scenes=max(per_direction, 1))
-        bundles = [source[i] for i in range(per_direction)]
+        source = experiment.bundles(task, held_out=True, scenes=max(start + per_direction, 1))
+        bundles = [source[(start + i) % len(source) if start else i] for i in range(per_direction)]
         encoded = [encode_bundle(b, experiment.codec) for b in bundles]
         for name in (name for name in chosen if available[name] == task):
             for bundle, latents in zip(bundles, encoded, strict=True):

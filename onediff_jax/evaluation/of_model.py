@@ -158,4 +158,5 @@ def on_benchmarks(
             found.rows += scored.rows
             found.notes += scored.notes
         found.facts.append(f"benchmark {name} in {folder}")
+    found.notes = list(dict.fromkeys(found.notes))
     return found

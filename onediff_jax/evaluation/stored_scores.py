@@ -101,7 +101,7 @@ class Scores:
                 variants["codec"] = _of(round_trip, wanted)
             variants |= self._controls(example, wanted, measure)
             for variant, frames in variants.items():
-                record = measure.record(frames, truth, example.known)
+                record = _record(measure, frames, truth, example.known)
                 if record is None:
                     continue
                 self._records.setdefault((name, variant), []).append(record)
@@ -123,23 +123,29 @@ class Scores:
         from_text = self._plan.task.rays and all(pictures)
         if self._plan.task.group in ("t2i", "identity") or from_text:  # many pictures are right
             return found
+        by_role: dict[str, list[int]] = {}
         for index, role in enumerate(example.roles):
             if example.mask[index] and role != "ray":
-                found.append((role, [index]))
+                by_role.setdefault(role, []).append(index)
+        for role, indices in by_role.items():
+            if measure_of(get_role(role), example.known).averages:
+                found.append((role, indices))  # an example counts once, however many views it has
+            else:
+                found += [(f"{role} {i}" if i != indices[0] else role, [i]) for i in indices]
         return found
 
-    def _controls(self, example: Example, wanted: list[int], measure) -> dict[str, np.ndarray]:
+    def _controls(self, example: Example, wanted: list[int], measure) -> dict[str, list]:
         if isinstance(measure, CameraMeasure):
             return {}
-        truth, found = example.truth[wanted[0]], {}
-        mean = self._typical.get((wanted[0], truth.shape))
-        if mean is not None:
-            found["mean picture"] = mean
+        shape, found = example.truth[wanted[0]].shape, {}
+        means = [self._typical.get((i, shape)) for i in wanted]
+        if all(mean is not None for mean in means):
+            found["mean picture"] = means
         if type(measure) is FrameMeasure:
             for index, role in enumerate(example.roles):
                 frame = example.truth[index]
-                if not example.mask[index] and role != "ray" and frame.shape == truth.shape:
-                    found["input"] = frame
+                if not example.mask[index] and role != "ray" and frame.shape == shape:
+                    found["input"] = [frame] * len(wanted)
                     break
         return found
 
@@ -228,19 +234,28 @@ class Scores:
         return found
 
 
-def _of(frames: Sequence[np.ndarray], wanted: list[int]) -> np.ndarray:
-    """A frame, or several (ray maps) as one array."""
-    if len(wanted) == 1 and frames[wanted[0]].ndim == 3 and frames[wanted[0]].shape[-1] == 3:
-        return frames[wanted[0]]
-    return np.stack([frames[i] for i in wanted])
+def _of(frames: Sequence[np.ndarray], wanted: list[int]) -> list[np.ndarray]:
+    return [frames[i] for i in wanted]
+
+
+def _record(measure: FrameMeasure, made: list, truth: list, known: dict[str, Any]) -> Any | None:
+    """An example's record: of all its ray maps together, or the mean over its frames."""
+    if isinstance(measure, CameraMeasure):
+        return measure.record(np.stack(made), np.stack(truth), known)
+    pairs = zip(made, truth, strict=True)
+    records = [r for a, b in pairs if (r := measure.record(a, b, known)) is not None]
+    if len(records) < 2:
+        return records[0] if records else None
+    return {key: float(np.mean([r[key] for r in records])) for key in records[0]}
 
 
 def typical_pictures(plan: Plan) -> dict[tuple, np.ndarray]:
     """The mean of each frame over training examples, by (frame, shape); pixels alone."""
     records = plan.folder.records(plan.task.name, "train")
     kept: dict[tuple, list[np.ndarray]] = {}
+    apart = plan.task.per_picture  # a bundle has a ray map after each picture, a record has none
     for index in range(min(len(records), _TYPICAL)):
         for place, frame in enumerate(records[index].frames):
             if frame.dtype == np.uint8:
-                kept.setdefault((place, frame.shape), []).append(np.float32(frame))
+                kept.setdefault((place * apart, frame.shape), []).append(np.float32(frame))
     return {k: np.rint(np.mean(v, 0)).astype(np.uint8) for k, v in kept.items()}

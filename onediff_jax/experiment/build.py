@@ -162,8 +162,8 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
     fields = [f.name for f in dataclasses.fields(NextDiTConfig)]
     model_config = NextDiTConfig(**{name: model[name] for name in fields})
     layout = make_layout(config.rows)
-    _check_slots(config, layout, tasks)
     inputs = make_inputs(config, layout, tasks, with_data=with_data)
+    _check_slots(config, layout, tasks)
     flow = config.flow
     options = {
         "dtype": DTYPES[model.dtype],

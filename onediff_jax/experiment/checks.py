@@ -27,6 +27,11 @@ _ENTRIES = {
     "slots": ((str, int, int, int), "(group, count, frames, tokens)"),
     "folders": ((str, (int, float)), "a folder or (folder, weight)"),
 }
+_CONFIGS = (
+    "Configs that train on prepared folders are configs/finetune_folder.py:FOLDER (a small network "
+    "from scratch), configs/finetune_pretrained.py:lora:FOLDER and configs/paper.py; on the "
+    "embedded world configs/t2i_multitask.py"
+)
 
 
 class SettingsError(ValueError):
@@ -48,10 +53,17 @@ def check_config(config: ConfigDict) -> None:
         if field.name not in section:
             raise SettingsError(_missing(field))
         check_value(field, section[field.name])
+    # Fields that say what the other kind of data is; those about reading it may be left over.
     name = values["data"]["name"]
     for field in FIELDS:
-        if field.only and field.only != name and field.name in _section(values, field.section):
-            raise SettingsError(f"{field.path} is a field of {field.only} data; data.{name=}")
+        other = field.only and field.only != name and field.lacking is REQUIRED
+        if other and field.name in _section(values, field.section):
+            raise other_data(field)
+
+
+def other_data(field: Field) -> SettingsError:
+    """What to say of a field that configs of the other data.name have."""
+    return SettingsError(f"{field.path} is a field of {field.only} data. {_CONFIGS}")
 
 
 def check_section(section: str, config: Mapping[str, Any]) -> None:
@@ -76,6 +88,12 @@ def unknown_field(config: Mapping[str, Any]) -> str | None:
         if field_of(path) is None:
             return f"unknown field {path}{_nearest(path)}"
     return None
+
+
+def may_grow(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a run may go on to a later last step: it may where no learning rate depends on it."""
+    schedules = {config.get("optim", {}).get("schedule") for config in (old, new)}
+    return schedules == {"constant"} and new["train"]["steps"] >= old["train"]["steps"]
 
 
 def upgrade(config: Mapping[str, Any], where: Any) -> dict[str, Any]:
@@ -191,12 +209,8 @@ def _check_tuple(field: Field, value: Any) -> None:
 
 
 def _missing(field: Field) -> str:
-    if field.only == "prepared":
-        return (
-            f"{field.path} is missing: data.name='prepared' needs it. Configs that train on "
-            "prepared folders are configs/finetune_folder.py:FOLDER (a small network from "
-            "scratch), configs/finetune_pretrained.py and configs/paper.py"
-        )
+    if field.only:
+        return f"{field.path} is missing: data.name={field.only!r} needs it. {_CONFIGS}"
     return f"{field.path} is missing: {field.says[0].lower()}{field.says[1:]}"
 
 

@@ -1,6 +1,7 @@
 """A config from a command line: --config=FILE[:preset] and --config.section.field=value."""
 
 import contextlib
+import difflib
 import io
 import itertools
 import re
@@ -11,6 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import onediff_jax
+from onediff_jax.experiment.checks import other_data
+from onediff_jax.experiment.schema import field_of
 
 
 def read_config(arguments: Sequence[str]) -> ConfigDict:
@@ -97,6 +100,11 @@ def _unknown_field(config: ConfigDict, argument: str) -> str | None:
         if not isinstance(section, ConfigDict):
             return f"unknown field --config.{name}: {known} is a value, not a section"
         if part not in section:
-            return f"unknown field --config.{name}; {known} has {sorted(section)}"
+            field = field_of(name)
+            if field is not None and field.only:
+                return str(other_data(field))
+            near = difflib.get_close_matches(part, list(section), 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"unknown field --config.{name}; {known} has {sorted(section)}{hint}"
         section, known = section[part], f"{known}.{part}"
     return None

@@ -364,7 +364,13 @@ FIELDS = (
         NOT_NEGATIVE,
         lacking=1.0,
     ),
-    Field("train.steps", "int", "Length of the run.", POSITIVE, "steps"),
+    Field(
+        "train.steps",
+        "int",
+        "Length of the run; it may grow in the same workdir with the constant schedule.",
+        POSITIVE,
+        "steps",
+    ),
     Field(
         "train.batch_rows",
         "int",
@@ -527,13 +533,6 @@ FIELDS = (
         POSITIVE,
         "examples",
         lacking=1,
-        free=True,
-    ),
-    Field(
-        "log.prompts",
-        "str",
-        "JSON lines of prompts and pictures of one's own that are sampled too; empty: none.",
-        lacking="",
         free=True,
     ),
     Field(

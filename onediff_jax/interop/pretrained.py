@@ -144,6 +144,18 @@ def load_export(folder: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
 
     Raises PretrainedError when the folder was not written by it, or does not fit.
     """
+    config = export_config(folder)
+    check_hashes(Path(folder))
+    found = transformer_folder(folder)
+    network, _ = read_config(found)
+    return config, read_weights(found, param_shapes(network))
+
+
+def export_config(folder: str | Path) -> ConfigDict:
+    """The run's config of a folder that `onediff_jax.export` wrote, with the folder's encoders.
+
+    Raises PretrainedError when it was not written by it.
+    """
     file = Path(folder) / RUN_FILE
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))["config"]
@@ -151,16 +163,13 @@ def load_export(folder: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
         raise PretrainedError(
             f"{folder} holds no readable {RUN_FILE}: it was not written by onediff_jax.export"
         ) from error
-    check_hashes(Path(folder))
-    found = transformer_folder(folder)
-    network, _ = read_config(found)
     config = ConfigDict(upgrade(fields, file))
     # The encoders that came along, wherever those of the run are now.
     if config.data.name == "prepared" and config.data.encoder != "light":
         config.data.encoder = str(folder)
     if config.text.kind != "hashed":
         config.text.folder = str(folder)
-    return config, read_weights(found, param_shapes(network))
+    return config
 
 
 def checked_transformer(folder: str | Path) -> Path:

@@ -33,6 +33,7 @@ class SafetensorsWriter:
       shapes: of every tensor, by name.
       dtype: "float32", "bfloat16" or "float16".
       max_shard_bytes: of tensors per file; a larger tensor gets a file of its own.
+      notes: further strings of the header's metadata.
       stem: of the files: {stem}.safetensors, or {stem}-00001-of-00003.safetensors and
         {stem}.safetensors.index.json.
 
@@ -48,12 +49,13 @@ class SafetensorsWriter:
         *,
         max_shard_bytes: int,
         stem: str = STEM,
+        notes: Mapping[str, str] | None = None,
     ):
         self.dtype, code = DTYPES[check_dtype(dtype)]
         if max_shard_bytes <= 0:
             raise ValueError(f"{max_shard_bytes=} must be positive")
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self._missing = set(self._shapes)
+        self._missing, self._notes = set(self._shapes), dict(notes or {})
         self._places: dict[str, tuple[int, int]] = {}  # name → file number, offset in bytes
         shards = split_shards(self._shapes, self.dtype.itemsize, max_shard_bytes)
         self.files = [folder / name for name in _file_names(stem, len(shards))]
@@ -119,7 +121,7 @@ class SafetensorsWriter:
         return int(np.prod(self._shapes[name], dtype=np.int64)) * self.dtype.itemsize
 
     def _lay_out(self, file: Path, names: list[str], code: str) -> None:
-        header, end = {"__metadata__": {"format": "pt"}}, 0
+        header, end = {"__metadata__": {"format": "pt", **self._notes}}, 0
         for name in names:
             begin, end = end, end + self._size(name)
             header[name] = {

@@ -59,6 +59,7 @@ from onediff_jax.run.metrics import (
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.surroundings import changes, surroundings
+from onediff_jax.run.trackers import call_webhook, check_trackers, check_webhook
 from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 from onediff_jax.run.watchdog import Watchdog
@@ -123,6 +124,8 @@ class _Run:
         self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
         with together():
+            check_trackers(log.trackers)
+            check_webhook(log.webhook)
             self.experiment: Experiment = make_experiment(config)
             self.mesh = make_mesh(config.mesh)
             check_batch(self.mesh, config.train.batch_rows, self.experiment.layout.chunks)
@@ -155,7 +158,12 @@ class _Run:
             about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
         )
         opened.callback(self.checkpoints.close)
-        self.reporter = Reporter(self.path, is_writer=self.is_writer)
+        self.reporter = Reporter(
+            self.path,
+            is_writer=self.is_writer,
+            trackers=log.trackers,
+            config=json.loads(config.to_json_best_effort()),
+        )
         opened.callback(self.reporter.close)
         self.watchdog = Watchdog(log.on_hang)
         opened.callback(self.watchdog.close)
@@ -319,11 +327,23 @@ class _Run:
 
     def loop(self) -> TrainState:
         """Trains until the last step or a signal; goes back where train.on_spike says so."""
-        while True:
-            try:
-                return self._train()
-            except _GoBack as back:
-                self._go_back(back)
+        self._tell("start", step=int(self.state.step))
+        try:
+            while True:
+                try:
+                    state = self._train()
+                    break
+                except _GoBack as back:
+                    self._go_back(back)
+        except Exception as error:
+            self._tell("failure", error=f"{type(error).__name__}: {error}"[:1000])
+            raise
+        self._tell("end", step=int(state.step), of=self.config.train.steps)
+        return state
+
+    def _tell(self, event: str, **values: Any) -> None:
+        if self.is_writer:
+            call_webhook(self.config.log.webhook, event, self.path.name, **values)
 
     def _go_back(self, back: "_GoBack") -> None:
         """To the newest checkpoint, or the start, without the examples behind an incident."""
@@ -519,6 +539,8 @@ class _Run:
             values = task_means(sums, "held_out", self.experiment.tasks.names)
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
-            self.reporter.say(f"step {step}/{total}  held-out loss {values['held_out']:.4f}")
+            trained_on = self.config.data.get("evaluate_on") == "train"
+            name = "loss on training examples" if trained_on else "held-out loss"
+            self.reporter.say(f"step {step}/{total}  {name} {values['held_out']:.4f}")
         if preview:
-            self.reporter.image(step, "samples", self.preview(params))
+            self.reporter.image(step, "samples", self.preview(params, step))

@@ -1,5 +1,6 @@
-"""What a run reports: console line, JSONL, TensorBoard."""
+"""What a run reports: console line, JSONL, pictures, trackers."""
 
+import io
 import json
 import sys
 from collections import deque
@@ -9,55 +10,71 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from onediff_jax.data.rows import TASK_NAMES
+from onediff_jax.files import replace_file
+from onediff_jax.run.trackers import Trackers
 
 
 class Reporter:
-    """Writes scalars and pictures of one run: metrics.jsonl and TensorBoard in the workdir.
+    """Writes what a run tells: metrics.jsonl and pictures in the workdir, and its trackers.
 
     Args:
       workdir: of the run.
       is_writer: whether this process writes; the others stay silent.
+      trackers: names of log.trackers.
+      config: of the run, plain values, for the trackers.
     """
 
-    def __init__(self, workdir: Path, *, is_writer: bool = True):
-        self._jsonl = self._writer = None
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        is_writer: bool = True,
+        trackers: Sequence[str] = ("tensorboard",),
+        config: dict[str, Any] | None = None,
+    ):
+        self._workdir, self._jsonl, self._trackers = workdir, None, None
         if is_writer:
-            from clu import metric_writers  # brings tensorflow: seconds, after all checks
-
             _end_torn_line(workdir / "metrics.jsonl")
             self._jsonl = (workdir / "metrics.jsonl").open("a")
-            self._writer = metric_writers.SummaryWriter(str(workdir))
+            self._trackers = Trackers(trackers, workdir, config or {})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One line of JSON and one TensorBoard event per value; not-finite values as strings."""
-        if self._writer is None:
+        """One line of JSON, and the same to the trackers; not-finite values as strings."""
+        if self._trackers is None:
             return
         clean = {k: v if np.isfinite(v) else str(v) for k, v in values.items()}
         self._jsonl.write(json.dumps({"step": step, **clean}) + "\n")
         self._jsonl.flush()
-        self._writer.write_scalars(step, values)
+        self._trackers.scalars(step, values)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A uint8 (H, W, 3) picture."""
-        if self._writer is not None:
-            self._writer.write_images(step, {name: picture[None].astype(np.float32) / 255})
+        """A uint8 (H, W, 3) picture: NAME/STEP.png in the workdir, and to the trackers."""
+        if self._trackers is None:
+            return
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "PNG")
+        folder = self._workdir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / f"{step:07d}.png", content.getvalue())
+        self._trackers.image(step, name, picture)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, such as the table of parameters."""
-        if self._writer is not None:
-            self._writer.write_texts(step, {name: text})
+        if self._trackers is not None:
+            self._trackers.text(step, name, text)
 
     def say(self, line: str) -> None:
         """One line on the console."""
-        if self._writer is not None:
+        if self._trackers is not None:
             print(line, flush=True)
 
     def close(self) -> None:
         """Flushes everything."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._trackers is not None:
+            self._trackers.close()
             self._jsonl.close()
 
 

@@ -38,7 +38,7 @@ def surroundings(experiment: Experiment, *, starts: bool) -> dict[str, Any]:
     """
     config = experiment.config
     found: dict[str, Any] = {"code": code_hashes(), "versions": versions()}
-    folder = config.get("init_from")
+    folder = config.init_from
     if folder and (starts or experiment.lora):
         found["base"] = _hashes(transformer_folder(find_folder(folder)))
     if experiment.online_text:

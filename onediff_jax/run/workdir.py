@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment.checks import upgrade
+from onediff_jax.experiment.checks import may_grow, upgrade
 from onediff_jax.experiment.schema import is_free
 from onediff_jax.files import FileError, file_hash, is_remote, read_json, write_json
 
@@ -128,12 +128,11 @@ class Workdir:
         file = self.path / "config.json"
         if not file.exists():
             return
+        old, new = upgrade(self._old_config(file), file), upgrade(self._config, "")
         differ = [
-            f"{name}: {old!r} in the workdir, {new!r} now"
-            for name, old, new in differences(
-                upgrade(self._old_config(file), file), upgrade(self._config, "")
-            )
-            if not is_free(name)
+            f"{name}: {before!r} in the workdir, {now!r} now"
+            for name, before, now in differences(old, new)
+            if not is_free(name) and not (name == "train.steps" and may_grow(old, new))
         ]
         if differ:
             raise WorkdirError(

@@ -10,6 +10,7 @@ from onediff_jax.experiment.checks import (
     SettingsError,
     check_config,
     complete,
+    may_grow,
     upgrade,
     upgrade_stream,
 )
@@ -50,7 +51,7 @@ def test_a_whole_config():
         (changed(guidance=1.0), "unknown field guidance; did you mean log.guidance"),
         (changed("train.steps"), "train.steps is missing: length of the run"),
         (changed("ema.offload"), "ema.offload is missing"),
-        (changed("optim"), "section optim is missing: adamw"),
+        (changed("optim"), "section optim is missing: the optimizer"),
         (changed(optim=3), "optim=3 must be a section"),
         (changed(train__steps="100"), "train.steps='100' must be an int"),
         (changed(train__steps=1.5), "train.steps=1.5 must be an int"),
@@ -106,6 +107,16 @@ def test_older_checkpoints_know_their_stream():
     assert new["text"] == {"max_length": 48, "kind": "hashed", "folder": ""}
     assert "folders" not in new["data"] and "workers" not in new["data"]
     assert old["text"] == {"max_length": 48}
+
+
+@pytest.mark.parametrize(
+    "schedule, steps, allowed",
+    [("constant", 16, True), ("constant", 4, False), ("cosine", 16, False)],
+)
+def test_more_steps_where_no_learning_rate_depends_on_them(schedule, steps, allowed):
+    old = changed(optim__schedule=schedule, train__steps=8).to_dict()
+    new = changed(optim__schedule=schedule, train__steps=steps).to_dict()
+    assert may_grow(old, new) is allowed
 
 
 def test_a_section_alone():

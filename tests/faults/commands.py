@@ -148,7 +148,7 @@ def exported(folder: Path) -> object:
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.name.startswith(".")
+        if file.is_file() and file.name != "README.md"
     }
 
 

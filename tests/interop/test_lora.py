@@ -87,7 +87,7 @@ def test_frozen_weights_may_be_bfloat16(adapted):
     [
         ({"init_from": ""}, "init_from must name them"),
         ({"lora.frozen_dtype": "int8"}, "lora.frozen_dtype='int8' must be one of"),
-        ({"lora.targets": ("wz",)}, "must be some of"),
+        ({"lora.targets": ("wz",)}, "choose from"),
     ],
 )
 def test_bad_configs(adapted, change, message):

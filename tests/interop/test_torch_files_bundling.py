@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from onediff_jax.interop import torch_files
@@ -125,3 +126,40 @@ def test_exports_in_one_process_run_and_save_their_own_code(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert run.stdout.endswith("each its own\n"), run.stderr[-3000:]
+
+
+def test_a_sample_of_the_shipped_model_is_what_it_should_be():
+    """The depth it finds in held-out pictures, beside the truth, a plain guess and others."""
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    from onediff_jax.interop.torch_files.hashed_text import HashedTextEncoder
+    from onediff_jax.interop.torch_files.light_codec import LightCodec
+    from onediff_jax.interop.torch_files.nextdit import NextDiT
+    from onediff_jax.interop.torch_files.pipeline import OneDiffusionPipeline
+    from onediff_jax.sampling.source import load_source
+
+    bundles = load_source(TINY).experiment.bundles("depth2image", held_out=True, scenes=4)
+    examples = [bundles[i] for i in range(4)]
+    index = json.loads((TINY / "model_index.json").read_text())
+    pipe = OneDiffusionPipeline(
+        NextDiT.from_pretrained(TINY / "transformer"),
+        LightCodec.from_pretrained(TINY / "vae"),
+        HashedTextEncoder.from_pretrained(TINY / "text_encoder"),
+        None,
+        diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(TINY / "scheduler"),
+        defaults=index["defaults"],
+        tasks=index["tasks"],
+    )
+    pipe.set_progress_bar_config(disable=True)
+    found = pipe.img2img(
+        [example.prompt for example in examples],
+        [[example.frames[0]] for example in examples],
+        denoise_mask=[0, 1],
+        num_inference_steps=8,
+        output_type="np",
+        generator=[torch.Generator().manual_seed(i) for i in range(4)],
+    ).images
+    truth = np.stack([np.asarray(example.frames[1], np.float32) / 255 for example in examples])
+    assert found.shape == truth.shape
+    error, others = (np.abs(found - true).mean() for true in (truth, np.roll(truth, 1, axis=0)))
+    guess = np.abs(truth.mean(0) - truth).mean()
+    assert error < 0.06 and error < 0.6 * guess and error < 0.5 * others, (error, guess, others)

@@ -405,9 +405,9 @@ def test_tasks_are_data(pipe):
     tasks = {
         "normal2image": {
             "frames": ["image", "normal", "depth"],
-            "directions": {"normal2image": "first", "image2normal": "rest"},
+            "directions": {"normal2image": "first", "image2normal": ["normal", "depth"]},
         },
-        "faceid": {"frames": ["image"], "repeats": True, "directions": {"faceid": "first"}},
+        "faceid": {"frames": ["image"], "repeats": 1, "directions": {"faceid": "first"}},
         "multiview": {"frames": ["image", "ray"], "directions": {"image2camera": "rays"}},
     }
     options = {**SIZE, "output_type": "pt"}
@@ -591,6 +591,7 @@ for folder, classes in (
     assert abs(call(pipe.to(torch.bfloat16)).mean() - first.mean()) < 0.1
 model = AutoModel.from_pretrained(full + "/transformer", trust_remote_code=True)
 assert model.config.attention_softcap == 30
+model = AutoModel.from_pretrained(full, subfolder="transformer", trust_remote_code=True)
 assert "onediff_jax" not in sys.modules and "jax" not in sys.modules
 print("loaded")
 """

@@ -4,6 +4,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.run.metrics import (
@@ -30,6 +31,7 @@ def test_lines_are_json_also_when_a_loss_is_not(tmp_path):
         {"step": 4, "loss": 0.25},
     ]
     assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert Image.open(tmp_path / "samples" / "0000004.png").size == (8, 8)
 
 
 def test_a_second_start_appends(tmp_path):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onediff_jax.files import file_hash, write_json
 from onediff_jax.interop.torch_files.bundling import bundle, write
 
 HERE = Path(__file__).parent
@@ -47,6 +48,7 @@ _TEXTS = {
 _VAE_CLASSES = {kind: names[1] for kind, names in _VAES.items()}
 _TEXT_CLASSES = {kind: names[0][1] for kind, names in _TEXTS.items()}
 _CONFIG = "transformer/config.json"
+_RECORD = "onediff_jax.json"
 
 
 def transformer_config() -> dict:
@@ -80,7 +82,9 @@ def copy_into(folder, *, vae: str = "autoencoder_kl", text: str = "t5") -> dict:
     index = {
         # A list names the file too: that is how diffusers finds the class in the folder.
         "_class_name": [pipeline, "OneDiffusionPipeline"],
-        "_diffusers_version": "0.30.0",
+        "_diffusers_version": "0.32.0",
+        # For AutoModel with subfolder="transformer", which looks here, not in the subfolder.
+        "auto_map": transformer_config()["auto_map"],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "text_encoder": list(text_encoder),
         "tokenizer": list(tokenizer),
@@ -94,6 +98,23 @@ def copy_into(folder, *, vae: str = "autoencoder_kl", text: str = "t5") -> dict:
     return index
 
 
+def kinds_of(index: dict, folder) -> dict[str, str]:
+    """The kinds of a folder's vae and text_encoder, as copy_into has them, by model_index.json.
+
+    Raises:
+      ValueError: one of another class, or none.
+    """
+    kinds = {}
+    for part, table in (("vae", _VAE_CLASSES), ("text_encoder", _TEXT_CLASSES)):
+        kinds[part] = next((k for k, known in table.items() if _class_of(index, part) == known), "")
+        if not kinds[part]:
+            raise ValueError(
+                f"{Path(folder) / 'model_index.json'}: {part} is {index.get(part)}, not one of"
+                f" {list(table.values())}"
+            )
+    return kinds
+
+
 def write_code(folder) -> dict:
     """Gives a pipeline's folder the code, in place of any it had; returns its model_index.json.
 
@@ -105,20 +126,17 @@ def write_code(folder) -> dict:
     """
     folder = Path(folder)
     index, config = (_read_json(folder / name) for name in ("model_index.json", _CONFIG))
-    kinds = {
-        part: next((kind for kind, known in table.items() if _class_of(index, part) == known), None)
-        for part, table in (("vae", _VAE_CLASSES), ("text_encoder", _TEXT_CLASSES))
-    }
-    for part, kind in kinds.items():
-        if kind is None:
-            raise ValueError(
-                f"{folder / 'model_index.json'}: {part} is {index.get(part)}, not one of"
-                f" {[*_VAE_CLASSES.values(), *_TEXT_CLASSES.values()]}"
-            )
+    kinds = kinds_of(index, folder)
     new = copy_into(folder, vae=kinds["vae"], text=kinds["text_encoder"])
-    index |= {key: new[key] for key in ("_class_name", "transformer", "vae", "text_encoder")}
+    fields = ("_class_name", "auto_map", "transformer", "vae", "text_encoder")
+    index |= {key: new[key] for key in fields}
     _write_json(folder / _CONFIG, config | transformer_config())
     _write_json(folder / "model_index.json", index)
+    if (folder / _RECORD).is_file():  # of our export: it has the hashes of what was written anew
+        record = _read_json(folder / _RECORD)
+        for name in {_CONFIG, "model_index.json"} & record.get("files", {}).keys():
+            record["files"][name] = file_hash(folder / name)
+        write_json(folder / _RECORD, record)
     return index
 
 
@@ -161,6 +179,8 @@ def write_model_card(
     text: str = "t5",
     multiple: int = 16,
     softcap: float | None = 30.0,
+    tasks: dict[str, dict] | None = None,
+    defaults: dict | None = None,
 ):
     """Writes folder/README.md.
 
@@ -172,6 +192,7 @@ def write_model_card(
       vae, text: as in copy_into.
       multiple: what both sides must be multiples of.
       softcap: bound of the self-attention logits, None for none.
+      tasks, defaults: as in model_index.json; None where they are not known.
     """
     vaes = {
         "autoencoder_kl": "AutoencoderKL, 16 channels at 1/8 resolution",
@@ -188,9 +209,74 @@ def write_model_card(
         multiple=multiple,
         vae=vaes[vae],
         text=texts[text],
+        examples=_examples(tasks),
+        tasks=_task_table(tasks),
+        defaults=_defaults(defaults or {}),
         softcap="no cap" if softcap is None else f"{softcap:g}·tanh(x/{softcap:g})",
     )
     (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+
+
+# Task → how it is called.
+_EXAMPLES = {
+    "text2image": """
+# Text to image. The prompt starts with its task's token; lists make a batch.
+image = pipe("[[text2image]] a red cube on a wooden floor").images[0]
+""",
+    "depth2image": """
+# A condition to an image (the condition is the second frame) …
+pipe.img2img("[[depth2image]] a red cube", depth)
+# … and an image to its condition: generate the second frame, keep the first.
+pipe.img2img("[[depth2image]] a red cube", image, denoise_mask=[0, 1])
+""",
+    "faceid": """
+# A person in a new scene, from one or more pictures.
+pipe.img2img("[[faceid]] [[img0]] at the beach [[img1]] in an office", [portrait])
+""",
+    "multiview": """
+# New views of a scene: the first view is given, its camera is where the orbit starts.
+pipe.multiview(
+    "[[multiview]] a red cube", [image], azimuths=[0, 30, 60], elevations=0, distances=1.7
+)
+# The cameras of pictures of one scene: R and T each, relative to the first.
+pipe.estimate_cameras([view0, view1, view2])
+""",
+}
+
+
+def _examples(tasks: dict[str, dict] | None) -> str:
+    found = [text for task, text in _EXAMPLES.items() if tasks is None or task in tasks]
+    directions = [
+        direction
+        for entry in (tasks or {}).values()
+        if "ray" not in entry["frames"] and len(entry["frames"]) > 1
+        for direction in entry["directions"]
+    ]
+    if directions:
+        call = f'pipe.run("{directions[0]}", picture, "a red cube")'
+        found.append(
+            f"\n# Any direction by its name; the token is put before the caption.\n{call}\n"
+        )
+    return "".join(found).strip("\n")
+
+
+def _task_table(tasks: dict[str, dict] | None) -> str:
+    if not tasks:
+        return "It does not say which tasks it was trained on."
+    lines = ["| task | frames | directions | prompt |", "|---|---|---|---|"]
+    for name, entry in tasks.items():
+        frames = ", ".join(entry["frames"]) + (", …" if entry.get("repeats") else "")
+        prompt = entry.get("prompt", f"[[{name}]] a caption")
+        lines.append(f"| {name} | {frames} | {', '.join(entry['directions'])} | `{prompt}` |")
+    return "\n".join(lines)
+
+
+def _defaults(defaults: dict) -> str:
+    steps = defaults.get("num_inference_steps", 50)
+    text = f"{steps} steps, guidance {defaults.get('guidance_scale', 4.0):g}"
+    for group, sizes in defaults.get("sizes", {}).items():
+        text += f"; {group} at {', '.join(f'{h} × {w}' for h, w in sizes)}"
+    return text
 
 
 def _write_component(target: Path, class_name: str, config: dict, arrays: dict):

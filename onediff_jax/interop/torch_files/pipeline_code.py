@@ -17,6 +17,9 @@ class PipelineCode(OwnCode):
         index["_class_name"] = [file_stem(type(self)), type(self).__name__]
         for name, model in self._own_models().items():
             index[name] = [file_stem(type(model)), type(model).__name__]
+            if getattr(model, "_auto_class", None):
+                # AutoModel looks here, not in the subfolder it is asked for.
+                index["auto_map"] = {model._auto_class: ".".join(index[name])}
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, save_directory, *args, **kwargs):

@@ -1,8 +1,8 @@
 """Tasks as data: what an exported folder's model_index.json says of the tasks it was trained on.
 
 {"depth2image": {"frames": ["image", "depth"], "directions": {"depth2image": "first",
-"image2depth": "rest"}}}: the roles of the frames, which repeat in longer examples where the entry
-has "repeats": true, and what each direction generates of them.
+"image2depth": "rest"}}}: the roles of the frames, of which the last "repeats" repeat in longer
+examples, and what each direction generates of them, by a rule or by roles.
 """
 
 # What a direction may generate: rule → (frame index, frame role) → generated?
@@ -30,12 +30,16 @@ def find_direction(tasks: dict, name: str) -> tuple[str, dict]:
 
 def direction_mask(task: dict, direction: str, count: int) -> list[int]:
     """1 = generated, for a task's frames; where they repeat, until `count` are not generated."""
-    rule = task["directions"][direction]
-    if rule not in GENERATES:
+    rule, repeats = task["directions"][direction], task.get("repeats", 0)
+    if isinstance(rule, str) and rule not in GENERATES:
         raise ValueError(f"unknown rule {rule!r}; choose from {list(GENERATES)}")
-    for repeats in range(1, count + 2 if task.get("repeats") else 2):
-        frames = list(task["frames"]) * repeats
-        mask = [int(GENERATES[rule](i, role)) for i, role in enumerate(frames)]
-        if mask.count(0) >= count:
+    frames = list(task["frames"])
+    for _ in range(count + 1):
+        mask = [
+            int(role in rule if not isinstance(rule, str) else GENERATES[rule](i, role))
+            for i, role in enumerate(frames)
+        ]
+        if mask.count(0) >= count or not repeats:
             break
+        frames += frames[-repeats:]
     return mask

@@ -188,6 +188,10 @@ def test_the_command_needs_no_model(tmp_path, capsys):
     [
         (["--predictions=x"], "--predictions goes with --benchmark"),
         ([], "give --source"),
+        (
+            ["--predictions=x", "--benchmark=ade20k:y", "--tasks=image2depth"],
+            "not of --predictions",
+        ),
         (["--predictions=x", f"--benchmark=ade20k:{LAYOUTS}/ade20k"], "x does not exist"),
         (["--predictions=x", "--benchmark=ade20k:nowhere"], "nowhere is no folder"),
         (["--predictions=x", "--benchmark=ade20k:y", "--limit=0"], "--limit=0 must be positive"),

@@ -94,6 +94,9 @@ class PipelineCode(OwnCode):
         index["_class_name"] = [file_stem(type(self)), type(self).__name__]
         for name, model in self._own_models().items():
             index[name] = [file_stem(type(model)), type(model).__name__]
+            if getattr(model, "_auto_class", None):
+                # AutoModel looks here, not in the subfolder it is asked for.
+                index["auto_map"] = {model._auto_class: ".".join(index[name])}
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -705,15 +708,15 @@ def size_like(picture, area: int, multiple: int, sizes=None) -> tuple[int, int]:
 # Tasks as data: what an exported folder's model_index.json says of the tasks it was trained on.
 #
 # {"depth2image": {"frames": ["image", "depth"], "directions": {"depth2image": "first",
-# "image2depth": "rest"}}}: the roles of the frames, which repeat in longer examples where the entry
-# has "repeats": true, and what each direction generates of them.
+# "image2depth": "rest"}}}: the roles of the frames, of which the last "repeats" repeat in longer
+# examples, and what each direction generates of them, by a rule or by roles.
 # -------------------------------------------------------------------------------------------------
 
 """Tasks as data: what an exported folder's model_index.json says of the tasks it was trained on.
 
 {"depth2image": {"frames": ["image", "depth"], "directions": {"depth2image": "first",
-"image2depth": "rest"}}}: the roles of the frames, which repeat in longer examples where the entry
-has "repeats": true, and what each direction generates of them.
+"image2depth": "rest"}}}: the roles of the frames, of which the last "repeats" repeat in longer
+examples, and what each direction generates of them, by a rule or by roles.
 """
 
 # What a direction may generate: rule → (frame index, frame role) → generated?
@@ -741,14 +744,18 @@ def find_direction(tasks: dict, name: str) -> tuple[str, dict]:
 
 def direction_mask(task: dict, direction: str, count: int) -> list[int]:
     """1 = generated, for a task's frames; where they repeat, until `count` are not generated."""
-    rule = task["directions"][direction]
-    if rule not in GENERATES:
+    rule, repeats = task["directions"][direction], task.get("repeats", 0)
+    if isinstance(rule, str) and rule not in GENERATES:
         raise ValueError(f"unknown rule {rule!r}; choose from {list(GENERATES)}")
-    for repeats in range(1, count + 2 if task.get("repeats") else 2):
-        frames = list(task["frames"]) * repeats
-        mask = [int(GENERATES[rule](i, role)) for i, role in enumerate(frames)]
-        if mask.count(0) >= count:
+    frames = list(task["frames"])
+    for _ in range(count + 1):
+        mask = [
+            int(role in rule if not isinstance(rule, str) else GENERATES[rule](i, role))
+            for i, role in enumerate(frames)
+        ]
+        if mask.count(0) >= count or not repeats:
             break
+        frames += frames[-repeats:]
     return mask
 
 

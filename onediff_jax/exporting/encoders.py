@@ -1,0 +1,94 @@
+"""The autoencoder and text encoder of an export: checked before any long work, then copied."""
+
+import shutil
+from pathlib import Path
+
+from onediff_jax.data.codec import LightCodec
+from onediff_jax.experiment.build import Experiment
+from onediff_jax.experiment.encoders import part_of
+from onediff_jax.exporting.place import ExportError
+from onediff_jax.interop import torch_files
+from onediff_jax.models.autoencoder import AutoencoderConfig
+from onediff_jax.models.loading import read_config, read_tensors
+from onediff_jax.models.t5 import T5Config
+
+COPIED = ("*.json", "*.safetensors", "*.model", "*.txt")
+_TOKENIZERS = ("tokenizer.json", "spiece.model")
+
+
+def check_encoders(experiment: Experiment, text_folder: str | None) -> None:
+    """Raises ExportError where a pipeline could not load the encoders that the run names."""
+    config = experiment.config
+    if not isinstance(experiment.codec, LightCodec):
+        check_vae(part_of(config.data.encoder, "vae"), config.model.in_channels)
+    if config.text.kind != "hashed":
+        folder = text_folder or config.text.folder
+        if not folder:
+            raise ExportError(
+                "the run trained on cached captions: name the folder of their T5 encoder and "
+                "tokenizer by --text_encoder"
+            )
+        check_text(folder, config.model.caption_channels)
+
+
+def check_vae(folder: Path, channels: int) -> None:
+    """Raises ExportError unless a folder holds an autoencoder of these latents."""
+    try:
+        found = AutoencoderConfig.from_json(read_config(folder)).latent_channels
+        read_tensors(folder, torch_files.WEIGHTS.removesuffix(".safetensors"))
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ExportError(f"the autoencoder cannot be exported: {error}") from error
+    if found != channels:
+        raise ExportError(f"the autoencoder {folder} has {found} channels, the network {channels}")
+
+
+def check_text(folder: str | Path, width: int) -> None:
+    """Raises ExportError unless a folder holds a whole T5 of this width and a tokenizer."""
+    encoder, tokenizer = part_of(folder, "text_encoder"), part_of(folder, "tokenizer")
+    try:
+        config = T5Config.from_json(read_config(encoder))
+        names = read_tensors(encoder, "model")
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ExportError(f"the text encoder cannot be exported: {error}") from error
+    if config.d_model != width:
+        raise ExportError(
+            f"the text encoder {encoder} makes captions of width {config.d_model}, and the network"
+            f" reads model.caption_channels={width}"
+        )
+    layers = {name.split(".")[2] for name in names if name.startswith("encoder.block.")}
+    if len(layers) != config.num_layers:
+        raise ExportError(
+            f"the text encoder {encoder} has {len(layers)} of {config.num_layers} layers: the rest"
+            " is missing"
+        )
+    if not any((tokenizer / name).is_file() for name in _TOKENIZERS):
+        raise ExportError(f"{tokenizer} holds none of {_TOKENIZERS}: it is no tokenizer's folder")
+
+
+def write_encoders(folder: Path, experiment: Experiment, text_folder: str | None):
+    """Writes vae, text_encoder and tokenizer as the run has them; their kinds for copy_into."""
+    config = experiment.config
+    vae, text = "light", "hashed"
+    if isinstance(experiment.codec, LightCodec):
+        torch_files.write_light_codec(folder)
+    else:
+        vae = "autoencoder_kl"
+        copy_part(part_of(config.data.encoder, "vae"), folder / "vae")
+    if config.text.kind == "hashed":
+        dim, length = config.model.caption_channels, config.text.max_length
+        torch_files.write_hashed_text(folder, dim=dim, max_length=length)
+    else:
+        text = "t5"
+        for part in ("text_encoder", "tokenizer"):
+            copy_part(part_of(text_folder or config.text.folder, part), folder / part)
+    return vae, text
+
+
+def copy_part(source: Path, target: Path) -> None:
+    """Copies the weights and settings of one component."""
+    files = sorted({file for pattern in COPIED for file in source.glob(pattern)})
+    if not files:
+        raise ExportError(f"{source} holds none of {COPIED}: it is no {target.name}")
+    target.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, target / file.name)
