@@ -242,7 +242,8 @@ class Studio:
         left, ends = threading.Event(), time.monotonic() + self.limits.seconds
 
         def watch(step, results):
-            told.put((step, results))
+            if step < form.steps:  # the end comes with its files, and its pictures only once
+                told.put((step, results))
 
         def steps(iterable):
             for item in iterable:
@@ -270,7 +271,8 @@ class Studio:
                 if isinstance(item, Exception):
                     raise _in_words(item)
                 step, results = item
-                yield step, results, []
+                if step < form.steps:
+                    yield step, results, []
             yield form.steps, results, self._write(results)
         finally:
             left.set()

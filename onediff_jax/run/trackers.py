@@ -88,10 +88,10 @@ class _Trackio:
         trackio.init(project=_PROJECT, name=workdir.name, config=config, resume="allow")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._trackio.log({**values, "step": step})
+        self._trackio.log(values, step=step)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        self._trackio.log({name: self._trackio.Image(picture), "step": step})
+        self._trackio.log({name: self._trackio.Image(picture)}, step=step)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Nothing: it keeps numbers and pictures."""
