@@ -32,7 +32,10 @@ needs_cuda = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([CONFIG, "--topology=v5e:3x3"], r"--topology=v5e:3x3 does not exist; .*\n.*v5e:16x16"),
+        (
+            [CONFIG, "--topology=v5e:3x3"],
+            r"--topology=v5e:3x3 does not exist; choose from\n(.*\n)*.*v5e:16x16",
+        ),
         ([CONFIG, "--topology=v5e:2x2", "--batch=0"], "--batch=0 must be positive"),
         (["--topology=v5e:2x2"], "--config=FILE is required"),
         (["--config=none.py", "--topology=v5e:2x2"], "--config=none.py: there is no such file"),

@@ -25,7 +25,7 @@ def with_own_tasks(config: ConfigDict) -> ConfigDict:
     """
     stated = definitions_of(tasks_of(config))
     parts: dict[str, Any] = {"data.own_tasks": stated}
-    if config.data.name == "prepared" and isinstance(config.data.folders, tuple | list):
+    if config.data.name == "prepared" and "folders" in config.data:
         for entry in config.data.folders:
             path = entry if isinstance(entry, str) else entry[0]
             found = read_manifest(path, verify=False)["plan"].get("own_tasks", {})

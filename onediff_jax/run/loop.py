@@ -539,7 +539,8 @@ class _Run:
             values = task_means(sums, "held_out", self.experiment.tasks.names)
             values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
             self.reporter.scalars(step, values)
-            trained_on = self.config.data.get("evaluate_on") == "train"
+            data = self.config.data
+            trained_on = data.name == "prepared" and data.evaluate_on == "train"
             name = "loss on training examples" if trained_on else "held-out loss"
             self.reporter.say(f"step {step}/{total}  {name} {values['held_out']:.4f}")
         if preview:

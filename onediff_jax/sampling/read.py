@@ -69,8 +69,7 @@ class FileReader:
             depth_far=self.depth_far,
             images=images,
         )
-        task = "depth2image" if role == "depth" else "semanticmap2image"
-        found = conditions.read(task, data, None, "given")
+        found = conditions.read(role, data, None, "given")
         return found.image, found.regions
 
 

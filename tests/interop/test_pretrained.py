@@ -211,7 +211,7 @@ def damage(kind, folder):
         ("truncated", "cut off or damaged"),
         ("empty", "not a whole safetensors file"),
         ("foreign", "not a safetensors file"),
-        ("torn header", "cannot be read"),
+        ("torn header", "is damaged: x is described by"),
         ("pickle", "pickles, which can run code"),
         ("none", f"has no {WEIGHTS}"),
         ("shard", "names the shard 'other-00001-of-00002.safetensors', which is not in the folder"),

@@ -404,9 +404,8 @@ def read_cameras(data: bytes) -> SceneCameras:
             if not isinstance(frame, dict):
                 raise BadData("missing_field", "a frame needs file_path")
             fields = scene | frame
-            if fields.get("camera_model") in _FISHEYE:
-                raise BadData("bad_camera", f"camera_model {fields['camera_model']} is no pinhole")
-            *share, _ = _intrinsics(fields)
+            _check_pinhole(scene, frame)
+            *share, _ = _intrinsics(scene, frame)
             matrices.append(_matrix(frame.get("transform_matrix")))
         except BadData as error:
             raise BadData(error.reason, f"{name}: {error.detail}") from None
