@@ -1,5 +1,6 @@
 """The shape that all benchmarks have: items, their truth, a prediction's file, its score."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Measure:
     paper: float | None = None
 
 
-class Benchmark:
+class Benchmark(abc.ABC):
     """A benchmark's folder. A subclass says where things lie and what its protocol computes.
 
     Attributes:
@@ -61,23 +62,23 @@ class Benchmark:
         self.folder, self.predictions, self.options = folder, predictions, options
         self.items: list[Item] = self.find_items()
 
+    @abc.abstractmethod
     def find_items(self) -> list[Item]:
         """All examples, in the benchmark's order. Raises LayoutError."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def prediction(self, item: Item) -> Any | None:
         """What was predicted for an item: usually its file; None where there is nothing."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def score(self, item: Item, prediction: Any) -> Any:
         """What the set's summary needs of one example. Raises ValueError for what does not fit."""
-        raise NotImplementedError
 
     def score_of_missing(self, item: Item) -> Any | None:
         """The same of an item without prediction; None leaves it out."""
         return None
 
-    def prepare(self, items: Sequence[Item]) -> None:
+    def prepare(self, items: Sequence[Item]) -> None:  # noqa: B027 most need nothing
         """What must be known of the whole set before the first score."""
 
     def summarize(self, scores: Sequence[Any]) -> dict[str, float]:

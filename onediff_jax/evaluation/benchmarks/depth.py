@@ -1,5 +1,6 @@
 """NYUv2 and DIODE in Marigold's layout, scored by Marigold's order of steps."""
 
+import abc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -48,9 +49,9 @@ class DepthBenchmark(Benchmark):
                 raise LayoutError(f"no picture {root / self.pattern}")
         return [Item(str(files["image"].relative_to(root)), files) for files in found]
 
+    @abc.abstractmethod
     def beside(self, image: Path) -> dict[str, Path]:
         """The files of the picture's example, where there is no list. Raises LayoutError."""
-        raise NotImplementedError
 
     def stem(self, item: Item) -> str:
         """The picture's name in the names of its predictions."""
@@ -87,9 +88,9 @@ class DepthBenchmark(Benchmark):
                 total += float(np.corrcoef(x, y)[0, 1])
         return total >= 0
 
+    @abc.abstractmethod
     def truth(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Metres (H, W) float32 and which pixels are scored."""
-        raise NotImplementedError
 
     def score(self, item: Item, prediction: Path) -> dict[str, float]:
         predicted, (truth, valid) = read_map(prediction), self.truth(item)

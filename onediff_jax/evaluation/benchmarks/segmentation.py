@@ -1,5 +1,6 @@
 """ADE20K and Cityscapes: semantic maps as class indices."""
 
+import abc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -28,13 +29,13 @@ class SegmentationBenchmark(Benchmark):
     missing_counts = "wrong in every pixel"
     classes: ClassVar[int]
 
+    @abc.abstractmethod
     def truth(self, item: Item) -> np.ndarray:
         """(H, W) class indices, IGNORED where nothing is scored."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self, prediction: Path) -> np.ndarray:
         """(H, W) class indices of a predicted map."""
-        raise NotImplementedError
 
     def score(self, item: Item, prediction: Path) -> np.ndarray:
         return self._counts(self.read(prediction), self.truth(item))
