@@ -101,7 +101,6 @@ def test_every_config_finds_its_rows(file, preset, root):
 @pytest.mark.parametrize(
     "file, preset",
     [
-        ("paper.py", "stage1_256"),
         ("paper.py", "stage2_multitask"),
         ("finetune_identity.py", None),
         ("finetune_folder.py", None),

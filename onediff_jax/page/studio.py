@@ -83,6 +83,11 @@ class Form:
     steps: int = 20
     guidance: float = 1.0
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # the page sends None for what is empty or hidden
+            if getattr(self, field.name) is None and field.default is not dataclasses.MISSING:
+                setattr(self, field.name, field.default)
+
 
 class TooLong(ValueError):
     """A generation that was ended: by its limit of time, or by whoever asked for it."""

@@ -125,3 +125,8 @@ def test_cameras_in_space_are_seen_from_all_sides():
 
 def test_nothing_in_a_message_is_html():
     assert "<script>" not in drawings.notice("<script>alert(1)</script>")
+
+
+def test_what_is_empty_or_hidden_has_its_default():
+    form = Form("depth2image", sources=None, item=None, steps=None, height=None)
+    assert (form.sources, form.item, form.steps, form.height) == ("", "", 20, 0)
