@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--topology", required=True, help="e.g. v5e:16x16, v5p:4x4x4, v6e:4x8, h100:8, h200:4x8"
+        "--topology", required=True, help="e.g. v5e:16x16, v5p:4x4x4, h100:8, h200:4x8, a100-80:8"
     )
     parser.add_argument("--batch", type=int, help="rows per step in place of train.batch_rows")
     parser.add_argument(
