@@ -148,6 +148,7 @@ def test_a_run_that_moves(start, tmp_path):
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_JOB_ID": str(os.getpid()), "SCONTROL_LOG": str(tmp_path / "scontrol.log")}
+    job["ONEDIFF_HEARTBEAT"] = "200"  # four processes on two cores that run other tests too
     batch = start("slurm", "bash", str(ROOT / "launch/slurm.sbatch"), *arguments, devices=1, **job)
     wait_until(batch, lambda: saved(workdir) >= killed + 4)
     assert says("slurm", rf"continuing from the checkpoint of step {killed}\n")

@@ -22,8 +22,9 @@ from onediff_jax import exits
 from onediff_jax.parallel.cluster import Cluster
 from onediff_jax.run.workdir import differences
 
-# A process that is silent for so long is dead, and its death ends the others.
-_HEARTBEAT = 30  # seconds
+# A process that is silent for so long is dead, and its death ends the others. A machine with more
+# processes than cores needs longer.
+_HEARTBEAT = int(os.environ.get("ONEDIFF_HEARTBEAT", "30"))  # seconds
 _SHUTDOWN = 60  # seconds that the first to finish waits for the last
 _LONG = 3600 * 1000  # milliseconds: others may compile for long; the dead are noticed anyway
 _SAME = 5  # seconds in which several SIGTERM are one: schedulers and launchers each send theirs
