@@ -111,7 +111,6 @@ def saved(workdir: Path) -> int:
     return max((int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()), default=0)
 
 
-@pytest.mark.xfail(reason="four processes: a save may find its folder gone", strict=False)
 def test_a_run_that_moves(start, tmp_path):
     workdir = tmp_path / "run"
     arguments = (CONFIG, f"--workdir={workdir}")

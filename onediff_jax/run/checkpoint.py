@@ -116,12 +116,11 @@ class Checkpoints:
             write_json(place / ABOUT_FILE, about)
         response.result()
         if not self._remote:
-            if self._is_writer:
-                write_json(place / ABOUT_FILE, about)
             sync_tree(place)
         meet(f"{name}/written")
         if self._is_writer:
-            if not self._remote:
+            if not self._remote:  # now: others, syncing, would meet its temporary file
+                write_json(place / ABOUT_FILE, about)
                 place.rename(self._folder / str(step))
                 sync_folder(self._folder)
             for old in self._superfluous(step):
