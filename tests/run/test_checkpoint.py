@@ -219,24 +219,38 @@ def test_a_run_whose_checkpoints_were_all_set_aside_does_not_begin_again(saved):
 
 
 def test_it_counts_when_it_is_on_the_disk(tmp_path, monkeypatch):
-    """All of it is synced, then it gets its name, then an older one goes."""
+    """All of it is synced, its checksums are written, it gets its name, an older one goes."""
     events = []
-    sync, remove = checkpoint.sync_tree, checkpoint._remove
+    sync, write, remove = checkpoint.sync_tree, checkpoint.write_json, checkpoint._remove
+
+    def steps():
+        return sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
 
     def synced(folder):
-        steps = sorted(p.name for p in folder.parent.iterdir() if p.name.isdigit())
-        events.append((folder.name, (folder / "sums.json").exists(), steps))
+        events.append(("synced", folder.name, steps()))
         sync(folder)
 
+    def wrote(file, value):
+        events.append(("wrote", file.parent.name, file.name, steps()))
+        write(file, value)
+
     monkeypatch.setattr(checkpoint, "sync_tree", synced)
+    monkeypatch.setattr(checkpoint, "write_json", wrote)
     monkeypatch.setattr(
-        checkpoint, "_remove", lambda folder: (events.append(folder.name), remove(folder))
+        checkpoint, "_remove", lambda folder: (events.append(steps()), remove(folder))
     )
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     for step in (1, 2):
         checkpoints.save(step, state(), DATA)
     checkpoints.close()
-    assert events == [("saving-1", True, []), ("saving-2", True, ["1"]), "1"]
+    assert events == [
+        ("synced", "saving-1", []),
+        ("wrote", "saving-1", "sums.json", []),
+        ("synced", "saving-2", ["1"]),
+        ("wrote", "saving-2", "sums.json", ["1"]),
+        ["1", "2"],
+    ]
+    assert steps() == ["2"]
 
 
 def test_a_full_disk_is_raised_and_the_older_one_stays(saved, monkeypatch):
