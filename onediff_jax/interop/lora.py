@@ -137,7 +137,7 @@ def read_adapter(path: str | Path, shapes: dict[str, Any]) -> Adapter:
             unknown.append(name)
         else:
             modules.setdefault(module, {})[key] = np.asarray(tensor, np.float32)
-    leaves = traverse_util.flatten_dict(shapes)
+    leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(shapes)
     scales, parts = _scales(file, notes), {}
     for module, found in modules.items():
         place = to_place(f"{module}.weight", 2)

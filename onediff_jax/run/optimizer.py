@@ -18,7 +18,7 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     "rsqrt" is the peak × √(warm-up ÷ step); it has no end to go down to.
     Raises ValueError for a warm-up that is longer than the run.
     """
-    config = ConfigDict(complete("optim", config))
+    config = ConfigDict(complete("optim", config.to_dict()))
     if not 0 <= config.warmup_steps < total_steps:
         raise ValueError(
             f"optim.warmup_steps={config.warmup_steps} must be in 0..{total_steps - 1}, below "
@@ -69,8 +69,8 @@ def make_optimizer(
 
     Raises ValueError, naming the field, for values outside their range.
     """
-    check_section("optim", config)
-    config = ConfigDict(complete("optim", config))
+    check_section("optim", config.to_dict())
+    config = ConfigDict(complete("optim", config.to_dict()))
     schedule = learning_rate(config, total_steps)
     rule = _RULES[config.name](config, schedule)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule), schedule

@@ -1,6 +1,7 @@
 """The weights of a run's checkpoint, read as they are asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import traverse_util
@@ -46,7 +47,9 @@ class SavedRun:
         self.experiment: Experiment = make_experiment(config, with_data=with_data)
         self._saved, self._tree = SavedState(workdir, step), "ema" if ema else "params"
         self.step = self._saved.step
-        self._trained = traverse_util.flatten_dict(param_shapes(self.experiment))
+        self._trained: dict[_LeafPath, Any] = traverse_util.flatten_dict(
+            param_shapes(self.experiment)
+        )
         self._group: dict[_LeafPath, jax.Array] = {}
         self.adapters = None
         self.shapes = traverse_util.unflatten_dict(self._trained)
@@ -66,12 +69,12 @@ class SavedRun:
                 self._group = {}
                 self._group = self._read(self._next(path))
             return self._group.pop(path)
-        adapters = traverse_util.flatten_dict(self.adapters)
+        adapters: dict[_LeafPath, Any] = traverse_util.flatten_dict(self.adapters)
         kernel, a = self._base(path), adapters.get((*path[:-1], "lora_a"))
         if path[-1] != "kernel" or a is None:
             return kernel
-        scale = self.experiment.lora.scale
-        return merged(kernel, a, adapters[(*path[:-1], "lora_b")], scale)
+        assert self.experiment.lora is not None  # or there were no adapters
+        return merged(kernel, a, adapters[(*path[:-1], "lora_b")], self.experiment.lora.scale)
 
     def _next(self, path: _LeafPath) -> list[_LeafPath]:
         """This path and those after it, as long as they are small together."""
@@ -93,4 +96,5 @@ class SavedRun:
             for path in paths
         }
         part = {self._tree: traverse_util.unflatten_dict(wanted)}
-        return traverse_util.flatten_dict(self._saved.read(part)[self._tree])
+        found: dict[_LeafPath, Any] = traverse_util.flatten_dict(self._saved.read(part)[self._tree])
+        return found

@@ -20,7 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from scipy import special
 
 from onediff_jax.data.bundle import Bundle, Encoded
-from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.codec import PictureCodec
 from onediff_jax.data.prepared.manifest import FILE, PreparedError, read_index, read_manifest
 from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
 from onediff_jax.tasks import cameras as ray_maps
@@ -197,7 +197,7 @@ class Decoding:
       tasks: where the records' tasks are looked up.
     """
 
-    codec: LightCodec
+    codec: PictureCodec
     scaling: float | None
     max_frames: int
     cached_text: bool = False

@@ -10,8 +10,6 @@ import hashlib
 import math
 import posixpath
 
-import numpy as np
-
 from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.sources.base import RawExample
 
@@ -39,10 +37,10 @@ class Split:
             return SPLITS[bool(self.matches(record))]
         return split_of(record.split_key, self.share)
 
-    def matches(self, record: Record) -> set[str]:
+    def matches(self, record: Record) -> frozenset[str]:
         """The names of the list that a record has."""
         stem = posixpath.splitext(posixpath.basename(record.key))[0]
-        return self.names & {record.key, stem, record.group}
+        return self.names & {record.key, stem, record.group or record.key}
 
 
 def picture_key(example: RawExample) -> str | None:
@@ -50,9 +48,10 @@ def picture_key(example: RawExample) -> str | None:
     that an edit starts from, of which there may be several edits. None for those of a group."""
     if example.group is not None:
         return None
-    image = example.images[1 if example.task == "image_editing" else 0]
+    edit = example.images[1] if example.task == "image_editing" else None
+    image = example.target if edit is None else edit
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _PIXELS))
-    digest = hashlib.blake2b(np.ascontiguousarray(image[::step, ::step]), digest_size=12)
+    digest = hashlib.blake2b(image[::step, ::step].tobytes(), digest_size=12)
     digest.update(repr(image.shape).encode())
     return f"picture {digest.hexdigest()}"
 

@@ -163,7 +163,8 @@ class ImageReader:
             if self.decode_side is not None and image.format == "JPEG":
                 # The draft keeps both sides at or above what is asked for.
                 scale = self.decode_side / min(image.size)
-                image.draft(None, tuple(max(1, int(np.ceil(s * scale))) for s in image.size))
+                width, height = (max(1, int(np.ceil(side * scale))) for side in image.size)
+                image.draft(None, (width, height))
             image.load()
         except Exception as error:
             raise BadData("broken_picture", f"{type(error).__name__}: {error}") from None

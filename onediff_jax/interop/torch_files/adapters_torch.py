@@ -1,6 +1,6 @@
 """Adapters (LoRA) of the pipeline: diffusers' own methods, and files in ComfyUI's form."""
 
-from diffusers.loaders import CogVideoXLoraLoaderMixin
+from diffusers.loaders import CogVideoXLoraLoaderMixin  # pyright: ignore[reportPrivateImportUsage]
 
 COMFYUI_PREFIX = "diffusion_model."
 
