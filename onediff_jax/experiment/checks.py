@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from onediff_jax.experiment.schema import (
     BY_PATH,
     FIELDS,
+    OPEN_ENDED,
     OPTIONAL_SECTIONS,
     REQUIRED,
     SECTIONS,
@@ -91,9 +92,12 @@ def unknown_field(config: Mapping[str, Any]) -> str | None:
 
 
 def may_grow(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a run may go on to a later last step: it may where no learning rate depends on it."""
+    """Whether a run may go on to a later last step unasked: where no learning rate depends on it,
+    and with wsd, which is made for it: its peak is held again, and it falls once more at the end.
+    """
     schedules = {config.get("optim", {}).get("schedule") for config in (old, new)}
-    return schedules == {"constant"} and new["train"]["steps"] >= old["train"]["steps"]
+    allowed = len(schedules) == 1 and schedules <= set(OPEN_ENDED)
+    return allowed and new["train"]["steps"] >= old["train"]["steps"]
 
 
 def upgrade(config: Mapping[str, Any], where: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from onediff_jax.models.remat import REMATS
 DATA = ("world", "prepared")
 TEXT = ("hashed", "cached", "t5")
 SCHEDULES = ("constant", "cosine", "linear", "late_cosine", "wsd", "rsqrt")
+OPEN_ENDED = ("constant", "rsqrt", "wsd")  # those that take more steps in the same workdir
 OPTIMIZERS = ("adamw", "muon", "adafactor", "lion", "sgd")
 MOMENTS = ("float32", "bfloat16")
 ON_SPIKE = ("report", "skip", "stop", "rewind")
@@ -367,7 +368,8 @@ FIELDS = (
     Field(
         "train.steps",
         "int",
-        "Length of the run; it may grow in the same workdir with the constant schedule.",
+        "Length of the run. It may grow in the same workdir: as it is with the schedules constant, "
+        "rsqrt and wsd, by --extend with the others.",
         POSITIVE,
         "steps",
     ),

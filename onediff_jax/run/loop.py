@@ -56,7 +56,7 @@ from onediff_jax.run.metrics import (
     step_means,
     task_means,
 )
-from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.optimizer import describe_longer, make_optimizer
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.trackers import call_webhook, check_trackers, check_webhook
@@ -80,7 +80,12 @@ class NotFiniteError(RuntimeError):
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, *, strict: bool = False, accept_changes: bool = False
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    strict: bool = False,
+    accept_changes: bool = False,
+    extend: bool = False,
 ) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
 
@@ -90,6 +95,8 @@ def train(
       strict: raise for a damaged checkpoint instead of going on from the one before.
       accept_changes: go on although code, versions, weights or data are others than at the last
         start; `checkpoint.accept_changes` says so once for all.
+      extend: train.steps may be more than at the last start although the learning rate of every
+        step depends on it; it follows the new curve from here on.
 
     SIGTERM or Ctrl-C, to any of the processes, saves a checkpoint and returns; a second one ends
     the process at once. Raises ValueError (and its
@@ -100,7 +107,7 @@ def train(
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
-            return _Run(config, workdir, opened, strict, accept_changes).loop()
+            return _Run(config, workdir, opened, strict, accept_changes, extend).loop()
         except BaseException:
             if many():
                 opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
@@ -120,6 +127,7 @@ class _Run:
         opened: contextlib.ExitStack,
         strict: bool,
         accept_changes: bool,
+        extend: bool,
     ):
         self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
@@ -133,7 +141,7 @@ class _Run:
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config, write=False)
+                claimed = Workdir(workdir, config, write=False, extend=extend)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
                 starts = not complete_steps(self.path / CHECKPOINTS)
@@ -198,6 +206,9 @@ class _Run:
         self.left_out: frozenset[str] = frozenset()
         self.goings_back: dict[int, int] = {}  # step → how often the run went back to it
         self.state = self._restore() or self._start()
+        if self.is_writer and claimed.steps_before is not None:
+            steps = claimed.steps_before, config.train.steps, int(self.state.step)
+            self.reporter.say(describe_longer(config.optim, *steps))
         self.held_out = self._held_out_batches()
         self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
         if self.is_writer:
