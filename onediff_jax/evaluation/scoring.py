@@ -78,29 +78,73 @@ class Evaluation:
     shown: dict[str, list[Shown]]
 
 
-def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Evaluation:
+@dataclasses.dataclass(frozen=True)
+class WorldTruth:
+    """What an evaluation compares with, rendered once for all weights and numbers of steps.
+
+    Attributes:
+      asked: the held-out examples, direction by direction.
+      wrong: per example the same with a wrong condition.
+      typical: task → averages over training examples.
+      detector: of the world's colours.
+    """
+
+    asked: list[Example]
+    wrong: list[Encoded | None]
+    typical: dict[str, Typical]
+    detector: ColorDetector
+
+    @property
+    def directions(self) -> list[str]:
+        return list(dict.fromkeys(example.direction for example in self.asked))
+
+
+def world_truth(
+    experiment: Experiment, wanted: Sequence[str] | None, scenes: int, *, quiet: bool = False
+) -> WorldTruth:
+    """Renders held-out scenes for the directions that are wanted (None: all that were trained).
+
+    Raises ValueError for a direction that was not trained; lists those that were.
+    """
+    directions = _directions(experiment, wanted)
+    asked: list[Example] = []
+    typical: dict[str, Typical] = {}
+    task_of = {d.name: t.name for t, d in experiment.tasks.directions()}
+    tasks = list(dict.fromkeys(task_of[name] for name in directions))
+    bar = functools.partial(tqdm, disable=quiet, dynamic_ncols=True)
+    for task in bar(tasks, desc="rendering scenes", unit="task"):
+        mine = [name for name in directions if task_of[name] == task]
+        asked += _examples(experiment, task, mine, scenes)
+        training = _bundles(experiment, task, 0, TYPICAL_SCENES)
+        typical[task] = Typical(training, DEPTH_RANGE["far"])
+    wrong = _wrong_given(asked, experiment.tasks)
+    return WorldTruth(asked, wrong, typical, _detector(experiment))
+
+
+def evaluate(
+    source: Source,
+    settings: Settings,
+    *,
+    truth: WorldTruth | None = None,
+    sampler: Sampler | None = None,
+    quiet: bool = False,
+) -> Evaluation:
     """Generates every direction on held-out scenes and scores it.
 
     Args:
+      truth: of `world_truth` for the same directions and scenes; None: rendered here.
+      sampler: to generate with; None: one of the settings, on one device.
       quiet: no progress bars.
 
     Raises ValueError for a direction that the source was not trained on; lists those it was.
     """
     experiment = source.experiment
     bar = functools.partial(tqdm, disable=quiet, dynamic_ncols=True)
-    directions = _directions(experiment, settings.tasks)
-    asked: list[Example] = []
-    typical: dict[str, Typical] = {}
+    truth = truth or world_truth(experiment, settings.tasks, settings.scenes, quiet=quiet)
+    asked, wrong = truth.asked, truth.wrong
     task_of = {d.name: t.name for t, d in experiment.tasks.directions()}
-    tasks = list(dict.fromkeys(task_of[name] for name in directions))
-    for task in bar(tasks, desc="rendering scenes", unit="task"):
-        mine = [name for name in directions if task_of[name] == task]
-        asked += _examples(experiment, task, mine, settings.scenes)
-        training = _bundles(experiment, task, 0, TYPICAL_SCENES)
-        typical[task] = Typical(training, DEPTH_RANGE["far"])
-    wrong = _wrong_given(asked, experiment.tasks)
     requests = _requests(asked, wrong, settings, experiment.tasks)
-    sampler = Sampler(
+    sampler = sampler or Sampler(
         experiment,
         rows=experiment.config.log.sample_rows,
         steps=settings.steps,
@@ -109,16 +153,18 @@ def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Eval
     progress = functools.partial(bar, desc=f"generating {len(requests)} examples", unit="batch")
     generated = sampler(source.params, requests, progress)
     cases = _cases(asked, generated, wrong, experiment)
-    detector = _detector(experiment)
     rows, spread, shown = [], {}, {}
-    for name in bar(directions, desc="scoring", unit="task"):
+    for name in bar(truth.directions, desc="scoring", unit="task"):
         mine = [c for c, e in zip(cases, asked, strict=True) if e.direction == name]
-        usual = typical[task_of[name]]
-        scored = score(name, mine, usual, detector, experiment.tasks)
-        rows += scored
         one = functools.partial(
-            score, name, typical=usual, detector=detector, tasks=experiment.tasks
+            score,
+            name,
+            typical=truth.typical[task_of[name]],
+            detector=truth.detector,
+            tasks=experiment.tasks,
         )
+        scored = one(cases=mine)
+        rows += scored
         spread |= _spread(name, scored, mine, one)
         shown[name] = [
             _shown(name, i, case, experiment.tasks) for i, case in enumerate(mine[:SHEET_EXAMPLES])

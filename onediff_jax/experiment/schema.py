@@ -543,6 +543,33 @@ FIELDS = (
         free=True,
     ),
     Field(
+        "log.evaluate_every",
+        "int",
+        "Generates and measures a few held-out examples of every direction that often, into the "
+        "metrics; 0: never. Sampling is that of log.sample_steps, log.sample_rows, log.guidance.",
+        NOT_NEGATIVE,
+        "steps",
+        lacking=0,
+        free=True,
+    ),
+    Field(
+        "log.evaluate_examples",
+        "int",
+        "Examples per direction of that evaluation.",
+        POSITIVE,
+        "examples",
+        lacking=8,
+        free=True,
+    ),
+    Field(
+        "log.prompts",
+        "str",
+        "File of requests of your own, a JSON object a line (docs/evaluation.md), sampled at step "
+        "0 and with the samples, each beside its result at step 0; empty: none.",
+        lacking="",
+        free=True,
+    ),
+    Field(
         "log.profile_at",
         "int",
         "Step before which a profile starts; 0: none.",
