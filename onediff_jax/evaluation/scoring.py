@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
 from onediff_jax.data.codec import to_uint8
-from onediff_jax.data.world import World
+from onediff_jax.data.world import Scene, View, World
 from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles, renders
 from onediff_jax.evaluation.held_out import Example
 from onediff_jax.evaluation.results import bootstrap_means
@@ -112,10 +113,11 @@ def world_truth(
     task_of = {d.name: t.name for t, d in experiment.tasks.directions()}
     tasks = list(dict.fromkeys(task_of[name] for name in directions))
     bar = functools.partial(tqdm, disable=quiet, dynamic_ncols=True)
+    world = _KeptWorld(*world_of(experiment))
     for task in bar(tasks, desc="rendering scenes", unit="task"):
         mine = [name for name in directions if task_of[name] == task]
-        asked += _examples(experiment, task, mine, scenes)
-        training = _bundles(experiment, task, 0, TYPICAL_SCENES)
+        asked += _examples(experiment, world, task, mine, scenes)
+        training = _bundles(experiment, world, task, 0, TYPICAL_SCENES)
         typical[task] = Typical(training, DEPTH_RANGE["far"])
     wrong = _wrong_given(asked, experiment.tasks)
     return WorldTruth(asked, wrong, typical, _detector(experiment))
@@ -239,16 +241,44 @@ def world_of(experiment: Experiment) -> tuple[int, str]:
     return (data.seed, data.level) if data.name == "world" else (0, "rich")
 
 
-def _bundles(experiment: Experiment, task: str, first: int, count: int) -> list[Bundle]:
+class _KeptWorld(World):
+    """The world, whose scenes are rendered once for all the tasks that show them."""
+
+    def __init__(self, seed: int, level: str):
+        super().__init__(seed, level)
+        self._scenes: dict[tuple, Scene] = {}
+        self._views: dict[tuple, View] = {}
+        self._ids: set[int] = set()  # of the kept scenes, which no other object has meanwhile
+
+    def scene(self, index: int, figure: bool | None = None) -> Scene:
+        key = (index, figure)
+        if key not in self._scenes:
+            self._scenes[key] = super().scene(index, figure)
+            self._ids.add(id(self._scenes[key]))
+        return self._scenes[key]
+
+    def render(self, scene: Scene, height: int, width: int, camera: Any = None) -> View:
+        kept = camera is None and id(scene) in self._ids
+        if not kept:
+            return super().render(scene, height, width, camera)
+        key = (id(scene), height, width)
+        if key not in self._views:
+            self._views[key] = super().render(scene, height, width)
+        return self._views[key]
+
+
+def _bundles(
+    experiment: Experiment, world: World, task: str, first: int, count: int
+) -> list[Bundle]:
     """Examples of a task from the embedded world, in the sizes the model was trained on."""
     group = experiment.tasks.task(task).group
-    seed, level = world_of(experiment)
     source = WorldBundles(
         task,
         experiment.sizes[group],
         tasks=experiment.tasks,
-        seed=seed,
-        level=level,
+        seed=world.seed,
+        level=world.level,
+        world=world,
         first=first,
         count=count,
         max_frames=min(slot.frames for slot in experiment.slots(task)),
@@ -257,9 +287,9 @@ def _bundles(experiment: Experiment, task: str, first: int, count: int) -> list[
 
 
 def _examples(
-    experiment: Experiment, task: str, directions: Sequence[str], scenes: int
+    experiment: Experiment, world: World, task: str, directions: Sequence[str], scenes: int
 ) -> list[Example]:
-    bundles = _bundles(experiment, task, HELD_OUT, scenes)
+    bundles = _bundles(experiment, world, task, HELD_OUT, scenes)
     encoded = [encode_bundle(bundle, experiment.codec) for bundle in bundles]
     found = []
     for name in directions:
