@@ -48,7 +48,11 @@ def _lora() -> ConfigDict:
     c = ConfigDict()
     c.rank = 16
     c.alpha = 16.0  # what an adapter adds is multiplied by alpha/rank
-    c.targets = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # also wk_y, wv_y
+    c.rank_pattern = ConfigDict()  # target → another rank
+    # Also those that read the prompt: wk_y, wv_y, y_embedder.
+    c.targets = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
+    c.dora = False  # the lengths of columns are trained too
+    c.init_adapter = ""  # adapter file or folder to go on from; "" = from nothing
     c.frozen_dtype = "bfloat16"  # of the weights that are not trained: bfloat16 or float32
     return c
 

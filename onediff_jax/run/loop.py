@@ -1,6 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
+import functools
 import json
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ from onediff_jax.parallel.processes import (
     together,
 )
 from onediff_jax.parallel.program import Program
+from onediff_jax.run.adapters import initial_adapters
 from onediff_jax.run.checkpoint import (
     CHECKPOINTS,
     CheckpointError,
@@ -143,6 +145,8 @@ class _Run:
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
+            if not complete_steps(self.path / CHECKPOINTS):
+                self.initial_adapters  # noqa: B018 — read before anything long, and kept
             self.profile = ProfileWindow(
                 self.path / "profile",
                 first=log.profile_at if self.is_writer else 0,
@@ -261,11 +265,19 @@ class _Run:
         self.batches.leave_out(self.left_out)
         folder = self.config.init_from
         if not folder or self.experiment.lora:
-            return jax.jit(self._new_state, out_shardings=self.shardings)()
+            if self.initial_adapters:
+                self.reporter.say(f"adapters go on from {self.experiment.lora.init_adapter}")
+            new_state = jax.jit(self._new_state, out_shardings=self.shardings)
+            return new_state(self.initial_adapters)
         shapes = param_shapes(self.experiment)
         params = load_params(folder, self.experiment.model_config, shapes, self.shardings.params)
         self.reporter.say(f"weights and EMA start from {folder}")
         return jax.jit(self._new_state, out_shardings=self.shardings)(params)
+
+    @functools.cached_property
+    def initial_adapters(self) -> Any:
+        """The parameters of lora.init_adapter; None where it names none."""
+        return initial_adapters(self.experiment)
 
     def _loss_watch(self, state: dict[str, Any] | None = None) -> LossWatch:
         return LossWatch(self.config.train.spike_factor, state, self.experiment.tasks.names)
