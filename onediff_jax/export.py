@@ -138,6 +138,7 @@ class _Adapters:
 
     trained: dict[str, Any]
     lora: LoRA
+    kernel: Callable[[tuple[str, ...]], Any] | None
     base: str
     step: int
 
@@ -146,7 +147,8 @@ def _trained_adapters(weights: Weights, source: Path) -> _Adapters:
     run = weights.run
     if run is None or run.adapters is None or run.experiment.lora is None:
         raise ExportError(f"lora_only was asked of {source}, which did not train adapters")
-    return _Adapters(run.adapters, run.experiment.lora, run.experiment.config.init_from, run.step)
+    lora, base = run.experiment.lora, run.experiment.config.init_from
+    return _Adapters(run.adapters, lora, run.base, base, run.step)
 
 
 def _write_adapters(folder: Path, adapters: _Adapters, weights: str, options: Options) -> None:
@@ -156,6 +158,7 @@ def _write_adapters(folder: Path, adapters: _Adapters, weights: str, options: Op
         adapters.lora,
         dtype=options.dtype,
         form=options.lora_format,
+        kernel=adapters.kernel,
         base=weights,
         base_name=adapters.base,
     )

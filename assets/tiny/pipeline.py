@@ -1,1 +1,1 @@
-from .pipeline_58d4f431 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_8b1c643b import OneDiffusionPipeline  # for custom_pipeline=FOLDER

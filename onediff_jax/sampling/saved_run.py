@@ -1,5 +1,6 @@
 """The weights of a run's checkpoint, read as they are asked for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class SavedRun:
       experiment, step: what it is.
       shapes: nested dict of the network's own parameters (without adapters).
       adapters: nested dict of the trained adapters of a LoRA run; None for others.
+      base: path → a parameter of the weights that they are for; None for others.
 
     Raises ValueError (WorkdirError, CheckpointError, PretrainedError) for what cannot be read.
     """
@@ -51,30 +53,31 @@ class SavedRun:
             param_shapes(self.experiment)
         )
         self._group: dict[_LeafPath, jax.Array] = {}
-        self.adapters = None
+        self.adapters: dict[str, Any] | None = None
+        self.base: Callable[[_LeafPath], Any] | None = None
         self.shapes = traverse_util.unflatten_dict(self._trained)
         if self.experiment.lora:
             self.adapters = traverse_util.unflatten_dict(self._read(list(self._trained)))
             self.shapes = model_shapes(self.experiment.model_config)
             folder = checked_transformer(self.experiment.config.init_from)
-            self._base = open_weights(folder, self.shapes)
+            self.base = open_weights(folder, self.shapes)
 
     def leaf(self, path: tuple[str, ...]) -> jax.Array:
         """One of the network's own parameters (of all layers), its adapter merged into it.
 
         Asked for in the order of `shapes`, they are read in small groups, and one is held.
         """
-        if self.adapters is None:
+        if self.adapters is None or self.base is None or self.experiment.lora is None:
             if path not in self._group:
                 self._group = {}
                 self._group = self._read(self._next(path))
             return self._group.pop(path)
         adapters: dict[_LeafPath, Any] = traverse_util.flatten_dict(self.adapters)
-        kernel, a = self._base(path), adapters.get((*path[:-1], "lora_a"))
+        kernel, a = self.base(path), adapters.get((*path[:-1], "lora_a"))
         if path[-1] != "kernel" or a is None:
             return kernel
-        assert self.experiment.lora is not None  # or there were no adapters
-        return merged(kernel, a, adapters[(*path[:-1], "lora_b")], self.experiment.lora.scale)
+        b, m = adapters[(*path[:-1], "lora_b")], adapters.get((*path[:-1], "lora_m"))
+        return merged(kernel, a, b, self.experiment.lora.scale_of(path), m)
 
     def _next(self, path: _LeafPath) -> list[_LeafPath]:
         """This path and those after it, as long as they are small together."""
