@@ -276,8 +276,9 @@ class _Run:
         self.batches.leave_out(self.left_out)
         folder = self.config.init_from
         if not folder or self.experiment.lora:
-            if self.initial_adapters:
-                self.reporter.say(f"adapters go on from {self.experiment.lora.init_adapter}")
+            lora = self.experiment.lora
+            if lora and self.initial_adapters:
+                self.reporter.say(f"adapters go on from {lora.init_adapter}")
             new_state = jax.jit(self._new_state, out_shardings=self.shardings)
             return new_state(self.initial_adapters)
         shapes = param_shapes(self.experiment)
@@ -401,7 +402,7 @@ class _Run:
         with Stop() as stop:
             try:
                 batch = self._read(step)
-                while step < total and not stop(step):
+                while batch is not None and not stop(step):
                     if self._save_due(step):
                         self.save(step)
                     if self.profile(step, self.results.newest):

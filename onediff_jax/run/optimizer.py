@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -66,10 +67,10 @@ def describe_longer(config: ConfigDict, before: int, now: int, step: int) -> str
       step: at which it goes on.
     """
     old, new, end = (
-        f"{float(learning_rate(config, total)(at)):.3g}"
+        f"{np.asarray(learning_rate(config, total)(at)).item():.3g}"
         for total, at in ((before, step), (now, step), (now, now))
     )
-    schedule = ConfigDict(complete("optim", config)).schedule
+    schedule = complete("optim", config.to_dict())["schedule"]
     here = f"stays {new}" if old == new else f"would be {old} and is {new}"
     return (
         f"train.steps grows from {before} to {now}: at step {step} the learning rate ({schedule}) "

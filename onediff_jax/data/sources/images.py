@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import BadData
@@ -264,4 +265,4 @@ def _has_16_bits(image: Image.Image, data: bytes) -> bool:
         return False  # one channel, which has been looked at
     if image.format == "PNG":
         return data[24] == 16
-    return image.format == "TIFF" and 16 in image.tag_v2.get(_SAMPLE_BITS, ())
+    return isinstance(image, TiffImageFile) and 16 in image.tag_v2.get(_SAMPLE_BITS, ())

@@ -433,7 +433,8 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         shape = (len(frames), len(frames[0]), self.transformer.config.in_channels, *grid)
         conditions = self._encode(frames, shape, generator, device)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+            noise: Any = generator  # one, or one per prompt
+            latents = randn_tensor(shape, generator=noise, device=device, dtype=torch.float32)
         elif latents.numel() != np.prod(shape):
             raise ValueError(f"latents {tuple(latents.shape)} must be {shape}")
         mask = [frame is None for frame in frames[0]]
