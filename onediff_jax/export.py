@@ -108,9 +108,7 @@ def export(
     if recover_folder(out):
         say(f"{out}: the earlier export is back, which a killed one had put aside")
     check_out(source, out, options.overwrite)
-    weights = open_source(
-        source, step=options.step, ema=options.ema, with_data=options.verify and not options.adapter
-    )
+    weights = open_source(source, step=options.step, ema=options.ema, with_data=options.verify)
     adapters = weights.run.adapters if weights.run else None
     if options.lora_only and adapters is None:
         raise ExportError(f"lora_only was asked of {source}, which did not train adapters")
