@@ -2,17 +2,23 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import sys
+import time
+import types
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
-_PACKAGES = {"tensorboard": "clu", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+from onediff_jax.files import is_remote
+
+_PACKAGES = {name: name for name in ("tensorboard", "wandb", "trackio", "mlflow")}
 _PROJECT = "onediff_jax"
 _SECONDS = 5  # that a webhook may take
 
@@ -30,19 +36,43 @@ class Tracker(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, workdir: Path, config: dict[str, Any]):
-        from clu import metric_writers  # brings tensorflow: seconds, after all checks
+    """Event files in the workdir. Without tensorflow, whose import takes seconds of every start;
+    object stores alone are written through it.
+    """
 
-        self._writer = metric_writers.SummaryWriter(str(workdir))
+    def __init__(self, workdir: Path, config: dict[str, Any]):
+        if not is_remote(workdir):
+            # How tensorboard is told to use its own file functions.
+            sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.plugins.text.metadata import create_summary_metadata
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._text = create_summary_metadata("", "")
+        self._writer = EventFileWriter(str(workdir))
+
+    def _add(self, step: int, values: Iterable[Any]) -> None:
+        summary = self._summary(value=values)
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._writer.write_scalars(step, values)
+        value = self._summary.Value
+        self._add(step, [value(tag=name, simple_value=v) for name, v in values.items()])
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        self._writer.write_images(step, {name: picture[None].astype(np.float32) / 255})
+        content, (height, width, _) = io.BytesIO(), picture.shape
+        Image.fromarray(picture).save(content, "PNG")
+        encoded = self._summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=content.getvalue()
+        )
+        self._add(step, [self._summary.Value(tag=name, image=encoded)])
 
     def text(self, step: int, name: str, text: str) -> None:
-        self._writer.write_texts(step, {name: text})
+        from tensorboard.util.tensor_util import make_tensor_proto
+
+        tensor = make_tensor_proto([text.encode()])
+        self._add(step, [self._summary.Value(tag=name, metadata=self._text, tensor=tensor)])
 
     def close(self) -> None:
         self._writer.close()

@@ -12,9 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.rounds import KINDS, Rounds
+from tests.faults.commands import close_server
+from tests.faults.kinds import KINDS
+from tests.faults.rounds import Rounds
 
-GOOD = ("identical", "refused")
+GOOD = ("identical", "refused", "untried")
 
 
 def main() -> int:
@@ -22,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    choices = [f"{command}:{kind}" for command in KINDS for kind in dict.fromkeys(KINDS[command])]
+    choices = [f"{command}:{kind}" for command in KINDS for kind in KINDS[command]]
     parser.add_argument("--only", default="", help=f"of {', '.join(choices)}; in turn")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -38,9 +40,10 @@ def main() -> int:
             counts[outcome.command, outcome.kind, outcome.result] += 1
             print(json.dumps(dataclasses.asdict(outcome)), flush=True)
     finally:
+        close_server()
         shutil.rmtree(folder, ignore_errors=True)
     for (command, kind, result), count in sorted(counts.items()):
-        print(f"{command:8} {kind:8} {result:20} {count}")
+        print(f"{command:8} {kind:13} {result:20} {count}")
     return int(any(result not in GOOD for _, _, result in counts))
 
 
