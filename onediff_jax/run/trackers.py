@@ -5,9 +5,9 @@ import importlib.util
 import io
 import json
 import os
+import socket
 import sys
 import time
-import types
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,8 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-
-from onediff_jax.files import is_remote
 
 _PACKAGES = {name: name for name in ("tensorboard", "wandb", "trackio", "mlflow")}
 _PROJECT = "onediff_jax"
@@ -36,25 +34,26 @@ class Tracker(Protocol):
 
 
 class _TensorBoard:
-    """Event files in the workdir. Without tensorflow, whose import takes seconds of every start;
-    object stores alone are written through it.
-    """
+    """Event files in the workdir, without tensorflow, whose import takes seconds of every start."""
 
     def __init__(self, workdir: Path, config: dict[str, Any]):
-        if not is_remote(workdir):
-            # How tensorboard is told to use its own file functions.
-            sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.plugins.text.metadata import create_summary_metadata
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._text = create_summary_metadata("", "")
-        self._writer = EventFileWriter(str(workdir))
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter((workdir / name).open("wb"))
+        self._write(file_version="brain.Event:2")
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
     def _add(self, step: int, values: Iterable[Any]) -> None:
-        summary = self._summary(value=values)
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        self._write(step=step, summary=self._summary(value=values))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         value = self._summary.Value

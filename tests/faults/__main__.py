@@ -10,11 +10,12 @@ import json
 import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from tests.faults.commands import close_server
 from tests.faults.kinds import KINDS
-from tests.faults.rounds import Rounds
+from tests.faults.rounds import Outcome, Rounds
 
 GOOD = ("identical", "refused", "untried")
 
@@ -36,7 +37,11 @@ def main() -> int:
             parser.error(f"--only={','.join(sorted(unknown))}: choose from {', '.join(choices)}")
         for number in range(options.rounds):
             chosen = only[number % len(only)] if only else ":"
-            outcome = rounds.round(*chosen.split(":"))
+            try:
+                outcome = rounds.round(*chosen.split(":"))
+            except Exception as error:  # of the harness itself
+                traceback.print_exc()
+                outcome = Outcome(*(*chosen.split(":"), "")[:2], "", "broken", repr(error), 0.0)
             counts[outcome.command, outcome.kind, outcome.result] += 1
             print(json.dumps(dataclasses.asdict(outcome)), flush=True)
     finally:

@@ -54,7 +54,7 @@ class Fault:
 
     def act(self) -> None:
         """The fault itself."""
-        if self.do == "device":
+        if self.do in ("device", "failing"):
             shut_down(self.disk)
         if self.do in ("kill", "power", "device"):
             os.kill(self.main, signal.SIGKILL)

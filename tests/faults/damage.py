@@ -54,7 +54,7 @@ def _damage(rng, kind: str, folder: Path) -> tuple[str, Path]:
         files = [p for p in files if p.suffix == ".json"]
     file = files[int(rng.integers(len(files)))]
     if kind != "json" and rng.random() < HALF:  # most bytes are those of arrays
-        file = max(files, key=lambda p: (p.stat().st_size, "/8/" in str(p)))
+        file = max(files, key=lambda p: (p.stat().st_size, _step(p)))
     if kind == "halved":
         below = sorted(p for p in folder.rglob("*") if p.is_dir() and any(p.iterdir()))
         file = below[int(rng.integers(len(below)))]
@@ -73,3 +73,8 @@ def _damage(rng, kind: str, folder: Path) -> tuple[str, Path]:
     if kind == "remove":
         file.unlink()
     return str(file.relative_to(folder)), file
+
+
+def _step(file: Path) -> int:
+    """Of the checkpoint that a file is of."""
+    return max((int(name) for name in file.parts if name.isdigit()), default=0)

@@ -17,23 +17,24 @@ DAMAGES = ("flip", "cut", "empty", "json", "remove", "halved")
 EVERYWHERE = {
     **dict.fromkeys((*SIGNALS, "full", "power"), at_a_moment),
     "device": device,
-    "readonly": read_only,
+    "failing": device,
     "permission": permission,
 }
 SOURCES = {f"source {kind}": of_source for kind in DAMAGES}
 KINDS = {
     "train": {
         **EVERYWHERE,
-        **dict.fromkeys(("back", "forth"), at_a_moment),
+        **dict.fromkeys(("back", "forth", "power+term", "kill+kill+kill"), at_a_moment),
         "tmpfs": on_a_small_disk,
         **dict.fromkeys(DAMAGES, damage),
         **dict.fromkeys(("worker", "frozen"), frozen),
         **{"second": second, "peer": peer, "code": code, "base": base},
         **{"nan": spoiled, "outlier": spoiled, "rate": rate},
     },
-    "export": {**EVERYWHERE, **SOURCES},
+    "export": {**EVERYWHERE, "readonly": read_only, **SOURCES},
     "prepare": {
         **EVERYWHERE,
+        "readonly": read_only,
         "tmpfs": on_a_small_disk,
         **dict.fromkeys(DAMAGES, damage),
         **{"worker": frozen, "frozen": frozen, "data": data},

@@ -17,7 +17,7 @@ def spoiled(rounds, command: Command, kind: str, place: Path) -> tuple[str, str,
     example = f"faceid/{int(rounds.rng.integers(64))}"
     bad = commands.training(
         "--config.train.on_spike=rewind",
-        name=f"train {kind} {example}",
+        name=f"train {kind} {example.replace('/', ' ')}",
         steps=steps,
         spoil=(example, factor),
     )

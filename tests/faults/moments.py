@@ -12,22 +12,30 @@ SIZE = 96 * 2**20  # bytes of a file system of its own
 
 
 def at_a_moment(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-    """At one event of the command's files; child.py does it."""
+    """At one event of the command's files; child.py does it. A kind such as power+term is one after
+    the other: the command is started again after the first.
+    """
     folder, log = place / command.name, place / "log"
-    at = rounds.moment(command)
     if command.name == "export":
         shutil.copytree(rounds.straight(command), folder)
-    first = run(command, folder, log, at=at, do=kind)
-    where = f"event {at} of {rounds.events[command.name]}"
-    if kind == "power":
-        where += f", {power_cut(folder, log, rounds.rng)} files forgotten"
-    missing = command.name == "export" and not folder.exists()
-    where += ", the export was missing" if missing else ""
-    return where, *rounds.again(command, folder, place, first)
+    where, parts = [], kind.split("+")
+    for number, part in enumerate(parts):
+        at = max(1, rounds.moment(command) // len(parts))
+        first = run(command, folder, log, at=at, do=part)
+        where.append(f"{part} at event {at} of {rounds.events[command.name]}")
+        if part == "power":
+            where[-1] += f", {power_cut(folder, log, rounds.rng)} files forgotten"
+        if command.name == "export" and not folder.exists():
+            where[-1] += ", the export was missing"
+        if number + 1 < len(parts) and (problem := first.problem()):
+            return "; ".join(where), problem.split(" ")[0].rstrip(":"), problem
+    return "; ".join(where), *rounds.again(command, folder, place, first)
 
 
 def device(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-    """The power goes: an ext4 file system on a loop device forgets what was not written to it."""
+    """The power goes: an ext4 file system on a loop device forgets what was not written to it. Or
+    ("failing") the disk alone goes, and the command has to end by itself.
+    """
     at, disk = rounds.moment(command), place / "disk"
     disk.mkdir()
     image = place / "image"
@@ -50,8 +58,9 @@ def device(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, 
         time.sleep(0.1)
     subprocess.run(mount, check=True)
     where = f"event {at} of {rounds.events[command.name]}"
-    result = rounds.again(command, folder, place, first)
-    return where, *result
+    if kind == "failing" and first.code not in (0, 1, 74):
+        return where, "hang" if first.code is None else "exit", f"{first.code}: {first.said}"
+    return where, *rounds.again(command, folder, place, first)
 
 
 def on_a_small_disk(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
