@@ -15,7 +15,8 @@ no machine's names: the same data, prepared again in any way, gives the same fil
     sizes           WIDTHxHEIGHT → records
     held_out        the share that was held out: the plan's, or what spares one (split.py)
     records, bytes, enlarged, merged, bad, not_read     counts
-    files, index    every file with its bytes and SHA-256
+    files, index    every file with its bytes and SHA-256, its counts, and whether each record of
+                    it stands alone with one picture, which decides its side of the split
     inputs_sha256   of everything that was read
     empty_text      embedding of the empty prompt
     sha256          of the content, which a run compares; checksum, over all of this file
@@ -173,7 +174,8 @@ def spare_one(folder: Path, plan: Plan) -> tuple[Plan, list[int]]:
 
 
 def read_index(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of an index file: key, file, position and, since version 4, place (split.py)."""
+    """The lines of an index file: key, file, position and, since version 4, place (split.py), since
+    5 pictures."""
     with open(file, encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
