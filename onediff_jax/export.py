@@ -109,14 +109,12 @@ def export(
     if recover_folder(out):
         say(f"{out}: the earlier export is back, which a killed one had put aside")
     check_out(source, out, options.overwrite)
-    weights = open_source(
-        source, step=options.step, ema=options.ema, with_data=options.verify and not options.adapter
-    )
+    weights = open_source(source, step=options.step, ema=options.ema, with_data=options.verify)
+    adapters = _trained_adapters(weights, source) if options.lora_only else None
     if weights.run and not options.lora_only:
         check_encoders(weights.run.experiment, options.text_encoder)
     say(weights.says)
     added = weights.add_adapters(options.adapter)
-    adapters = _trained_adapters(weights, source) if options.lora_only else None
     size = weight_bytes(weights.shapes, options.dtype) * (not options.lora_only)
     with beside(out, size) as folder:
         if adapters is not None:

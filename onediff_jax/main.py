@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except Exception as error:
         kind = exits.of_error(error)
-        if isinstance(error, ValueError) or kind in (exits.STORAGE, exits.WORKER):
+        if isinstance(error, ValueError | PermissionError) or kind in (exits.STORAGE, exits.WORKER):
             _fail(f"error: {error}", kind.code)
         _fail(traceback.format_exc(), (exits.LOST if _met_others() else exits.FAULT).code)
     if not finished:

@@ -1,5 +1,6 @@
 """The folder of a run: one process group at a time, one config, versions written down."""
 
+import contextlib
 import fcntl
 import json
 import platform
@@ -184,10 +185,11 @@ class Workdir:
     def release(self) -> None:
         """Lets another process have the folder; a start that was refused leaves nothing there."""
         if not self._begun and self._empty and not is_remote(self.path):
-            for entry in self.path.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if self._made:
-                self.path.rmdir()
+            with contextlib.suppress(OSError):  # what ended the start is told, not this
+                for entry in self.path.iterdir():
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                if self._made:
+                    self.path.rmdir()
         if self._lock is not None:
             self._lock.close()
 

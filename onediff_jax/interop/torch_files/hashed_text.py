@@ -44,8 +44,8 @@ class HashedTextEncoder(OwnCode, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, dim: int, max_length: int):
         super().__init__()
-        # Nothing is learned; the buffer gives the module a device and a dtype.
-        self.register_buffer("anchor", torch.zeros(1))
+        # Nothing is learned; it gives the module a device and a dtype. Offloading asks a parameter.
+        self.anchor = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
 
     def embed(self, prompt: str, max_length: int) -> np.ndarray:
         """(n, dim) float32 for the n ≤ max_length words of one prompt."""
