@@ -127,8 +127,9 @@ class Experiment:
 
 def _of_stream(config: ConfigDict, section: str) -> dict[str, Any]:
     """The fields of a section that change the stream."""
-    fields = section_fields(section)
-    return {k: v for k, v in config[section].to_dict().items() if fields[k].stream}
+    fields, name = section_fields(section), config.data.name
+    values = complete(section, config[section].to_dict())
+    return {k: v for k, v in values.items() if fields[k].stream and fields[k].only in ("", name)}
 
 
 def make_layout(rows: tuple) -> RowLayout:
@@ -196,7 +197,10 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         prepared=inputs.prepared,
         tasks=tasks,
         cache=Cache(_cache_bytes(config)),
-        packer=RowPacker(layout, inputs.row_text, model_config.patch_size, tasks),
+        packer=RowPacker(
+            *(layout, inputs.row_text, model_config.patch_size, tasks),
+            weighted=inputs.prepared is not None and inputs.prepared.weighted,
+        ),
         sizes=inputs.sizes,
         depth=inputs.depth,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),

@@ -19,6 +19,7 @@ from onediff_jax.data.prepared.dataset import (
 from onediff_jax.data.prepared.depth import depth_of
 from onediff_jax.data.text_hash import HashedTextEncoder
 from onediff_jax.data.world_bundles import DEPTH_RANGE
+from onediff_jax.experiment.checks import complete
 from onediff_jax.tasks.definitions import TaskSet
 from onediff_jax.tasks.depth import Normalisation
 
@@ -102,6 +103,7 @@ def _make_prepared(
     config: ConfigDict, layout: RowLayout, tasks: TaskSet
 ) -> tuple[Any, PreparedData]:
     data = config.data
+    fields = complete("data", data.to_dict())
     folders = open_folders(data.folders)
     first = folders[0][0]
     if (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
@@ -120,7 +122,12 @@ def _make_prepared(
         raise ValueError(
             f"text.kind='cached', but {first.path} holds captions alone: prepare --text=FOLDER"
         )
-    prepared = PreparedData(folders, layout, data.evaluate_on, codec, cached, tasks)
+    prepared = PreparedData(
+        *(folders, layout, data.evaluate_on, codec, cached, tasks),
+        prior_weight=fields["prior_weight"],
+        flip_share=fields["flip_share"],
+        random_crop=fields["random_crop"],
+    )
     prepared.check(data.tasks)
     return codec, prepared
 

@@ -130,6 +130,8 @@ class _Run:
             check_webhook(log.webhook)
             self.experiment: Experiment = make_experiment(config)
             self.mesh = make_mesh(config.mesh)
+            weighted = self.experiment.packer.weighted
+            self.row_shardings = row_shardings(self.mesh, weighted=weighted)
             check_batch(self.mesh, config.train.batch_rows, self.experiment.layout.chunks)
             self.tx, schedule = make_optimizer(config.optim, config.train.steps)
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
@@ -192,7 +194,7 @@ class _Run:
         whole = jax.sharding.NamedSharding(self.mesh, jax.P())
         evaluate = jax.jit(
             on_mesh(make_eval_step(self.experiment), self.mesh),
-            in_shardings=(join(self.ema_shardings, frozen), row_shardings(self.mesh), None),
+            in_shardings=(join(self.ema_shardings, frozen), self.row_shardings, None),
             out_shardings=whole,
         )
         self.evaluate = Program(evaluate, "the held-out loss")
@@ -307,7 +309,7 @@ class _Run:
     def to_devices(self, batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """This process's rows as part of the global batch of `rows`."""
         places = local_rows(batch_sharding(self.mesh), rows)
-        placed = place_rows(batch, row_shardings(self.mesh), places, rows)
+        placed = place_rows(batch, self.row_shardings, places, rows)
         online = self.experiment.online_text
         return online.embed(placed) if online else placed
 
