@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.codec import PictureCodec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Encoded:
         return self
 
 
-def encode_bundle(bundle: Bundle, codec: LightCodec) -> Encoded:
+def encode_bundle(bundle: Bundle, codec: PictureCodec) -> Encoded:
     """Encodes the pictures of a bundle; ray maps pass through."""
     frames = [codec.encode(f) if f.dtype == np.uint8 else f for f in bundle.frames]
     halves = tuple(f.astype(np.float16) for f in frames)

@@ -7,7 +7,7 @@ import numpy as np
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
-from onediff_jax.data.text_hash import HashedTextEncoder
+from onediff_jax.data.text_hash import TextEncoder
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 TASK_NAMES = BUILT_IN.names
@@ -42,7 +42,7 @@ class RowPacker:
     def __init__(
         self,
         layout: RowLayout,
-        text_encoder: HashedTextEncoder,
+        text_encoder: TextEncoder,
         patch: int = 2,
         tasks: TaskSet = BUILT_IN,
         *,

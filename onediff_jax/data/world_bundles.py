@@ -9,7 +9,7 @@ from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.world import CLASSES, OrbitCamera, View, World
 from onediff_jax.tasks import cameras, colors, prompts
 from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
-from onediff_jax.tasks.role import Truth
+from onediff_jax.tasks.role import Made, Role, Truth
 from onediff_jax.tasks.roles import get_role
 
 # Raise it when the same scene starts to give other frames or another prompt.
@@ -31,6 +31,7 @@ class WorldBundles:
       first, count: which scenes.
       max_frames: room for identity and multiview bundles, whose length varies.
       tasks: where the task is looked up.
+      world: of that seed and level, where it is shared.
 
     Raises ValueError for an unknown task or level, no room for the task's frames, or a task with a
     role that the world does not know.
@@ -47,6 +48,7 @@ class WorldBundles:
         count: int,
         max_frames: int,
         tasks: TaskSet = BUILT_IN,
+        world: World | None = None,
     ):
         self.task, self._tasks = tasks.task(task), tasks
         if not sizes or max_frames < self.task.min_frames:
@@ -56,7 +58,7 @@ class WorldBundles:
         if not renders(self.task):
             unknown = [name for name in self.task.frames if not get_role(name).rendered]
             raise ValueError(f"the embedded world has no frames of role {unknown[0]!r} ({task})")
-        self._world = World(seed=seed, level=level)
+        self._world = world or World(seed=seed, level=level)
         self._seed, self._first, self._count = seed, first, count
         self._sizes = tuple(sizes)
         self._max_frames = min(max_frames, self.task.max_frames)
@@ -87,7 +89,7 @@ class WorldBundles:
         view = self._world.render(scene, height, width)
         truth: dict[str, Any] = {"scene": scene, "view": view}
         chosen = _region_colors(view, rng, self._world.level) if self.task.region_word else {}
-        made = [role.render(_truth(view, chosen), rng) for role in roles]
+        made = [_rendered(role, _truth(view, chosen), rng) for role in roles]
         for frame in made:
             truth |= frame.known
         regions = next((frame.regions for frame in made if frame.regions), None)
@@ -164,6 +166,14 @@ def _region_colors(view: View, rng: np.random.Generator, level: str) -> dict[str
         names = list(colors.COLORS)
         return {label: names[CLASSES.index(label) % len(names)] for label in labels}
     return colors.assign(labels, rng)
+
+
+def _rendered(role: Role, truth: Truth, rng: np.random.Generator) -> Made:
+    """The role's frame. Raises ValueError where the world does not tell what it shows."""
+    made = role.render(truth, rng)
+    if made is None:
+        raise ValueError(f"the embedded world does not tell {role.title} ({role.name})")
+    return made
 
 
 def _truth(view: View, chosen: dict[str, str]) -> Truth:

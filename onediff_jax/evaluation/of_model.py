@@ -9,13 +9,14 @@ from tqdm import tqdm
 
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.evaluation.benchmark_predictions import can_predict, predict_depth
+from onediff_jax.evaluation.benchmarks.depth import DepthBenchmark
 from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
 from onediff_jax.evaluation.benchmarks.scoring import score_predictions
 from onediff_jax.evaluation.galleries import gallery
 from onediff_jax.evaluation.report import Gallery
 from onediff_jax.evaluation.results import Result
 from onediff_jax.evaluation.scores.case import Row
-from onediff_jax.evaluation.scoring import Settings, evaluate, world_of
+from onediff_jax.evaluation.scoring import Settings, evaluate, world_of, world_truth
 from onediff_jax.evaluation.stored import Evaluator, plans
 from onediff_jax.sampling.source import Source
 
@@ -44,10 +45,11 @@ class Found:
 
 
 def on_world(source: Source, settings: Sequence[Settings]) -> Found:
-    """Held-out scenes of the embedded world, once per number of steps."""
+    """Held-out scenes of the embedded world, once per number of steps (settings differ in it)."""
     found = Found()
+    truth = world_truth(source.experiment, settings[0].tasks, settings[0].scenes)
     for each in settings:
-        evaluation = evaluate(source, each)
+        evaluation = evaluate(source, each, truth=truth)
         for row in evaluation.rows:
             n, interval, items = evaluation.spread[row.task, row.metric]
             found.rows.append(
@@ -139,6 +141,7 @@ def on_benchmarks(
             place = out / "predictions" / name / f"{number}_steps"
             place.mkdir(parents=True, exist_ok=True)
             benchmark = open_benchmark(name, folder, place, {})
+            assert isinstance(benchmark, DepthBenchmark)  # the kind that can be predicted
             total = len(benchmark.items[:limit])
             with tqdm(total=total, desc=f"generating {name}", dynamic_ncols=True) as bar:
                 predict_depth(

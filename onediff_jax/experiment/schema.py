@@ -24,6 +24,7 @@ from onediff_jax.models.remat import REMATS
 DATA = ("world", "prepared")
 TEXT = ("hashed", "cached", "t5")
 SCHEDULES = ("constant", "cosine", "linear", "late_cosine", "wsd", "rsqrt")
+OPEN_ENDED = ("constant", "rsqrt", "wsd")  # those that take more steps in the same workdir
 OPTIMIZERS = ("adamw", "muon", "adafactor", "lion", "sgd")
 MOMENTS = ("float32", "bfloat16")
 ON_SPIKE = ("report", "skip", "stop", "rewind")
@@ -395,7 +396,8 @@ FIELDS = (
     Field(
         "train.steps",
         "int",
-        "Length of the run; it may grow in the same workdir with the constant schedule.",
+        "Length of the run. It may grow in the same workdir: as it is with the schedules constant, "
+        "rsqrt and wsd, by --extend with the others.",
         POSITIVE,
         "steps",
     ),
@@ -568,6 +570,33 @@ FIELDS = (
         "float",
         "Scale of classifier-free guidance in samples; 1: none.",
         NOT_NEGATIVE,
+        free=True,
+    ),
+    Field(
+        "log.evaluate_every",
+        "int",
+        "Generates and measures a few held-out examples of every direction that often, into the "
+        "metrics; 0: never. Sampling is that of log.sample_steps, log.sample_rows, log.guidance.",
+        NOT_NEGATIVE,
+        "steps",
+        lacking=0,
+        free=True,
+    ),
+    Field(
+        "log.evaluate_examples",
+        "int",
+        "Examples per direction of that evaluation.",
+        POSITIVE,
+        "examples",
+        lacking=8,
+        free=True,
+    ),
+    Field(
+        "log.prompts",
+        "str",
+        "File of requests of your own, a JSON object a line (docs/evaluation.md), sampled at step "
+        "0 and with the samples, each beside its result at step 0; empty: none.",
+        lacking="",
         free=True,
     ),
     Field(

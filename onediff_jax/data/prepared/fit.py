@@ -42,8 +42,6 @@ class Fitting:
             self.definitions.task(task)
         if not self.aspects:
             raise ValueError(f"aspects is empty; choose from {list(ASPECTS)}")
-        sizes = {aspect: bucket_size(aspect, self.tokens) for aspect in self.aspects}
-        object.__setattr__(self, "_sizes", sizes)
 
     def __call__(self, example: RawExample) -> list[Record]:
         """The wanted records of an example, with uint8 pictures; none if no task of it is wanted.
@@ -73,7 +71,7 @@ class Fitting:
         task = example.definition
         shapes = [image.shape[:2] for image in example.images if image is not None]
         height, width = np.exp(np.log(shapes).mean(0))
-        size = self._sizes[nearest_aspect(height, width, self.aspects)]
+        size = bucket_size(nearest_aspect(height, width, self.aspects), self.tokens)
         boxes = [centre_crop(shape, size) for shape in shapes]
         box_of = iter(boxes)
         frames = tuple(
@@ -126,9 +124,10 @@ def _mask(
 def _derived(task: Task, frames: tuple[np.ndarray | None, ...], key: str) -> tuple:
     """The frames, those that are None made from the first, which has its training size."""
     rng = rng_for(task.name, key)
-    made = []
+    first, made = frames[0], []
     for role, frame in zip(map(get_role, task.picture_roles(len(frames))), frames, strict=True):
-        frame = role.derive(frames[0], rng) if frame is None else frame
+        if frame is None and first is not None:
+            frame = role.derive(first, rng)
         if frame is None:
             raise ValueError(f"no {role.title} ({role.name}), and none can be made of a picture")
         made.append(frame)

@@ -53,7 +53,8 @@ class PreparedError(ValueError):
 def begin(folder: Path, fields: dict[str, Any]) -> None:
     """Claims a folder for a preparation; one that was started with the same fields goes on.
 
-    A plan that does not parse any more is written again: every part knows the plan that made it.
+    A plan that does not parse any more, or is empty, is written again: every part knows the plan
+    that made it.
 
     Raises PreparedError when the folder holds something else, or another preparation: the fields
     that differ are named.
@@ -64,13 +65,13 @@ def begin(folder: Path, fields: dict[str, Any]) -> None:
             old = read_json(file)
         except FileError:
             old = None
-        if not isinstance(old, dict):
+        if not isinstance(old, dict) or "format_version" not in old:
             write_json(file, fields, indent=1)
             return
         differ = _differences(old, fields)
         if differ:
             raise PreparedError(
-                f"{folder} holds another preparation:\n  "
+                f"{folder} holds another preparation, says its {PLAN_FILE}:\n  "
                 + "\n  ".join(map(_say_difference, differ))
                 + "\nChoose another --out, or remove this one."
             )

@@ -20,7 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from scipy import special
 
 from onediff_jax.data.bundle import Bundle, Encoded
-from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.codec import PictureCodec
 from onediff_jax.data.prepared.augment import cropped, may_mirror, mirrored
 from onediff_jax.data.prepared.manifest import FILE, PreparedError, read_index, read_manifest
 from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
@@ -231,7 +231,7 @@ class Decoding:
       augment: crops are drawn and examples mirrored; otherwise crops are of the middle.
     """
 
-    codec: LightCodec
+    codec: PictureCodec
     scaling: float | None
     max_frames: int
     cached_text: bool = False

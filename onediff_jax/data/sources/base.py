@@ -82,6 +82,13 @@ class RawExample:
     own: Task | None = None
 
     @property
+    def target(self) -> np.ndarray:
+        """The first picture, which every example has: uint8 (H, W, 3)."""
+        picture = self.images[0]
+        assert picture is not None  # __post_init__ refuses it
+        return picture
+
+    @property
     def definition(self) -> Task:
         """The task that `task` names.
 

@@ -51,7 +51,7 @@ def held_out_loss(file: Path, step: int | None = None) -> HeldOutLoss | None:
         except ValueError:
             continue
         losses = {
-            name.removeprefix("held_out/"): value
+            name.removeprefix("held_out/"): float(value)
             for name, value in values.items()
             if name.startswith("held_out/") and isinstance(value, float | int)
         }
