@@ -67,6 +67,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.data.name = "prepared"
     c.data.folders = ((folder, 1.0),)  # prepared folders, each with its weight
     c.data.encoder = "light"  # what prepare used
+    c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "train"  # or held_out, when the folder is large enough to spare some
     c.data.prior_weight = 1.0  # of the loss of examples with is_reg
     c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true
