@@ -17,14 +17,6 @@ from tests.runs import lora_config
 def get_config():
     return lora_config({base!r}, **small_run.CONFIG)
 """
-PREPARED = """
-import runpy
-from tests.experiments import SHRUNKEN
-
-def get_config():
-    config = runpy.run_path("configs/finetune.py")["get_config"]()
-    return config
-"""
 
 
 def second(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
@@ -66,15 +58,14 @@ def peer(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, st
         os.kill(victim.pid, number)
     ends = [finish(process, 100) for process in processes]
     for end in ends:
-        # The coordinator of jax ends the others by SIGABRT when it is lost itself.
-        if end.code not in (0, 76, -signal.SIGKILL, -signal.SIGABRT):
+        if end.code not in ENDS:
             return where, ("hang" if end.code is None else "exit"), f"exit {end.code}: {end.said}"
     for _ in range(4):
         ends = [finish(process) for process in _pair(two, folder, place)]
         if [end.code for end in ends] == [0, 0]:
             same = two.result(folder) == rounds.want["two"]
             return where, ("identical" if same else "wrong"), ends[0].said
-        if not all(end.code in (0, 76) for end in ends):
+        if not all(end.code in ENDS for end in ends):
             break
     return where, "hands", ends[0].err[-300:]
 
@@ -111,7 +102,7 @@ def base(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, st
         ended = run(commands.exporting(rounds.whole), root, rounds.folder / "base.log")
         assert ended.code == 0, ended.err
         config.write_text(LORA.format(base=str(root)))
-    lora = commands.training(f"--config={config}", name="lora")
+    lora = commands.training(name="lora", config=config)
     whole = rounds.straight(lora)
     folder = place / "train"
     shutil.copytree(whole, folder)

@@ -5,8 +5,10 @@ from tests.faults.damage import damage, of_source
 from tests.faults.losses import rate, spoiled
 from tests.faults.moments import (
     at_a_moment,
+    chain,
     device,
     frozen,
+    local,
     on_a_small_disk,
     permission,
     read_only,
@@ -25,6 +27,8 @@ KINDS = {
     "train": {
         **EVERYWHERE,
         **dict.fromkeys(("back", "forth", "power+term", "kill+kill+kill"), at_a_moment),
+        "chain": chain,
+        "local": local,
         "tmpfs": on_a_small_disk,
         **dict.fromkeys(DAMAGES, damage),
         **dict.fromkeys(("worker", "frozen"), frozen),
