@@ -33,7 +33,7 @@ KINDS = {
         **dict.fromkeys(DAMAGES, damage),
         **dict.fromkeys(("worker", "frozen"), frozen),
         **{"second": second, "peer": peer, "code": code, "base": base},
-        **{"nan": spoiled, "outlier": spoiled, "rate": rate},
+        **{"nan": spoiled, "outlier": spoiled, "skip": spoiled, "rate": rate},
     },
     "export": {**EVERYWHERE, "readonly": read_only, **SOURCES},
     "prepare": {
