@@ -32,7 +32,7 @@ KINDS = {
         "tmpfs": on_a_small_disk,
         **dict.fromkeys(DAMAGES, damage),
         **dict.fromkeys(("worker", "frozen"), frozen),
-        **{"second": second, "peer": peer, "code": code, "base": base},
+        **{"second": second, "peer": peer, "local peer": peer, "code": code, "base": base},
         **{"nan": spoiled, "outlier": spoiled, "skip": spoiled, "rate": rate},
     },
     "export": {**EVERYWHERE, "readonly": read_only, **SOURCES},
