@@ -87,7 +87,7 @@ def launch(studio, host: str, port: int, *, share: bool = False, waiting: int = 
     # Before Gradio is imported: what is uploaded lies in the studio's folder, and goes with it.
     os.environ["GRADIO_TEMP_DIR"] = str(studio.folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
+    from gradio.themes import Default
 
     from onediff_jax.page.layout import CSS, Page
 
@@ -105,7 +105,7 @@ def launch(studio, host: str, port: int, *, share: bool = False, waiting: int = 
         enable_monitoring=False,
         footer_links=["settings"],
         ssr_mode=False,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         css=CSS,
     )
     return page

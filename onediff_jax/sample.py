@@ -91,8 +91,8 @@ def run() -> None:
     tasks.find_direction(FLAGS.task)
     out = checked_out(Path(FLAGS.out))
     for name in ("num_images", "steps"):
-        if not FLAGS[name].value >= 1:
-            raise ValueError(f"{name}={FLAGS[name].value} must be at least 1")
+        if (value := getattr(FLAGS, name)) < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     request = flags_request(tasks)
     if FLAGS.scene is None:
         make_plan(request, tasks)

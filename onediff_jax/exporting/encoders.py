@@ -98,9 +98,10 @@ def copy_part(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(settings):
         shutil.copyfile(file, target / file.name)
-    stem = _STEMS.get(target.name)
-    if stem and any(source.glob("*.safetensors")):  # the light codec and hashed words have none
-        _copy_weights(source, target, stem)
+    # Hashed words are saved by diffusers, a T5 by transformers; a tokenizer has no weights.
+    for stem in dict.fromkeys(_STEMS.values()):
+        if any(source.glob(f"{stem}.*")) and any(source.glob("*.safetensors")):
+            _copy_weights(source, target, stem)
 
 
 def _copy_weights(source: Path, target: Path, stem: str) -> None:

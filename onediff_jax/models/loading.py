@@ -128,6 +128,7 @@ def weight_files(folder, stem: str) -> tuple[list[pathlib.Path], pathlib.Path | 
         logging.warning("%s has no %s.safetensors: %s is read", folder, stem, single or index)
     if single:
         return [folder / single], None
+    assert index is not None  # a variant has one of the two, or both
     weight_map = _weight_map(folder / index)
     shards = sorted(set(weight_map.values()))
     for name in shards:

@@ -137,6 +137,8 @@ class _Run:
             check_webhook(log.webhook)
             self.experiment: Experiment = make_experiment(config)
             self.mesh = make_mesh(config.mesh)
+            weighted = self.experiment.packer.weighted
+            self.row_shardings = row_shardings(self.mesh, weighted=weighted)
             check_batch(self.mesh, config.train.batch_rows, self.experiment.layout.chunks)
             self.tx, schedule = make_optimizer(config.optim, config.train.steps)
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
@@ -296,8 +298,9 @@ class _Run:
         self.batches.leave_out(self.left_out)
         folder = self.config.init_from
         if not folder or self.experiment.lora:
-            if self.initial_adapters:
-                self.reporter.say(f"adapters go on from {self.experiment.lora.init_adapter}")
+            lora = self.experiment.lora
+            if lora and self.initial_adapters:
+                self.reporter.say(f"adapters go on from {lora.init_adapter}")
             new_state = jax.jit(self._new_state, out_shardings=self.shardings)
             return new_state(self.initial_adapters)
         shapes = param_shapes(self.experiment)
@@ -337,7 +340,7 @@ class _Run:
     def to_devices(self, batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """This process's rows as part of the global batch of `rows`."""
         places = local_rows(batch_sharding(self.mesh), rows)
-        placed = place_rows(batch, row_shardings(self.mesh), places, rows)
+        placed = place_rows(batch, self.row_shardings, places, rows)
         online = self.experiment.online_text
         return online.embed(placed) if online else placed
 
@@ -440,7 +443,7 @@ class _Run:
         with Stop() as stop:
             try:
                 batch = self._read(step)
-                while step < total and not stop(step):
+                while batch is not None and not stop(step):
                     if self._save_due(step):
                         self.save(step)
                     elif self.local and step and step % self.config.checkpoint.local_every == 0:

@@ -15,6 +15,7 @@ no machine's names: the same data, prepared again in any way, gives the same fil
     sizes           WIDTHxHEIGHT → records
     held_out        the share that was held out: the plan's, or what spares one (split.py)
     records, bytes, enlarged, merged, bad, not_read     counts
+    loss            of records, how many are "masked", "is_reg", "repeated"; where there are such
     files, index    every file with its bytes and SHA-256, its counts, and whether each record of
                     it stands alone with one picture, which decides its side of the split
     inputs_sha256   of everything that was read
@@ -156,6 +157,8 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
         "files": files,
         "empty_text": empty_text,
     }
+    if loss := _loss(files):
+        manifest["loss"] = loss
     manifest["sha256"] = content_hash(manifest)
     manifest["checksum"] = text_hash(manifest)
     write_json(folder / FILE, manifest, indent=1)
@@ -198,6 +201,12 @@ def _count(files: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         task["frames"] = [min(low, task["frames"][0]), max(high, task["frames"][1])]
         task["sizes"] = sorted({*task["sizes"], *file["sizes"]})
     return tasks
+
+
+def _loss(files: list[dict[str, Any]]) -> dict[str, int]:
+    """How many records have a mask, a prior's weight, or are repeated; what none has is left."""
+    counts = {n: sum(file.get(n, 0) for file in files) for n in ("masked", "is_reg", "repeated")}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _groups(tasks: dict[str, dict[str, Any]], definitions: TaskSet) -> dict[str, dict[str, int]]:

@@ -53,7 +53,7 @@ def held_out_loss(file: Path, step: int | None = None) -> HeldOutLoss | None:
         if not isinstance(values, dict) or not isinstance(values.get("step"), int):
             continue
         losses = {
-            name.removeprefix("held_out/"): value
+            name.removeprefix("held_out/"): float(value)
             for name, value in values.items()
             if name.startswith("held_out/") and isinstance(value, float | int)
         }
