@@ -66,11 +66,11 @@ class HashedTextEncoder(OwnCode, ModelMixin, ConfigMixin):
 
         Longer prompts are cut; an empty one keeps one unmasked zero vector.
         """
-        max_length = max_length or self.config.max_length
-        embeddings = np.zeros((len(prompts), max_length, self.config.dim), np.float32)
-        mask = np.zeros((len(prompts), max_length), bool)
+        length = max_length or int(self.config.max_length)
+        embeddings = np.zeros((len(prompts), length, self.config.dim), np.float32)
+        mask = np.zeros((len(prompts), length), bool)
         for row, prompt in enumerate(prompts):
-            words = self.embed(prompt, max_length)
+            words = self.embed(prompt, length)
             embeddings[row, : len(words)] = words
             mask[row, : max(len(words), 1)] = True
         embeddings = torch.from_numpy(embeddings).to(self.anchor.device, self.anchor.dtype)
