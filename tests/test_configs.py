@@ -123,7 +123,8 @@ def test_several_prepared_folders(tmp_path):
         (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
     config = load("finetune_folder.py", f"{tmp_path}/a,{tmp_path}/b")
     check_config(config)
-    assert {k for k, v in config.data.tasks.items() if v} == {"text2image", "depth2image", "multiview"}
+    weighted = {task for task, weight in config.data.tasks.items() if weight}
+    assert weighted == {"text2image", "depth2image", "multiview"}
     assert config.data.folders == ((f"{tmp_path}/a", 1.0), (f"{tmp_path}/b", 1.0))
     assert config.rows == (("i2i", 1, 3, 256), ("multiview", 1, 8, 15), ("t2i", 1, 1, 112))
 
