@@ -118,6 +118,8 @@ def get_config(folder: str = "prepared/identity_512") -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.local_folder = ""  # e.g. /local/ssd: frequent saves on the disk of each host
+    c.checkpoint.local_every = 100  # steps
     c.checkpoint.accept_changes = (
         False  # True: other code, versions, data or weights stop no restart
     )

@@ -284,4 +284,5 @@ def _losses(source: Source, rows: Sequence[Row]) -> HeldOutLoss | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exits.foreseen():
+        sys.exit(main())

@@ -550,6 +550,23 @@ FIELDS = (
         free=True,
     ),
     Field(
+        "checkpoint.local_folder",
+        "str",
+        "On a disk of each host, for saves beside the checkpoints: a run that is started again on "
+        "the same hosts goes on from the newest that all have. Empty: none.",
+        lacking="",
+        free=True,
+    ),
+    Field(
+        "checkpoint.local_every",
+        "int",
+        "Saves there that often.",
+        POSITIVE,
+        "steps",
+        lacking=100,
+        free=True,
+    ),
+    Field(
         "checkpoint.accept_changes",
         "bool",
         "Goes on although code, versions, weights or data are others than at the last start.",

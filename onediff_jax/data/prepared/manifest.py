@@ -53,33 +53,39 @@ class PreparedError(ValueError):
 def begin(folder: Path, fields: dict[str, Any]) -> None:
     """Claims a folder for a preparation; one that was started with the same fields goes on.
 
-    A plan that does not parse any more, or is empty, is written again: every part knows the plan
-    that made it.
+    A plan that does not parse any more, is empty or gone, is written again: the manifest of a
+    folder that was finished holds a copy, and every part knows the plan that made it.
 
     Raises PreparedError when the folder holds something else, or another preparation: the fields
     that differ are named.
     """
     file = folder / PLAN_FILE
-    if file.exists():
-        try:
-            old = read_json(file)
-        except FileError:
-            old = None
-        if not isinstance(old, dict) or "format_version" not in old:
-            write_json(file, fields, indent=1)
-            return
-        differ = _differences(old, fields)
-        if differ:
-            raise PreparedError(
-                f"{folder} holds another preparation, says its {PLAN_FILE}:\n  "
-                + "\n  ".join(map(_say_difference, differ))
-                + "\nChoose another --out, or remove this one."
-            )
-        return
-    foreign = [p.name for p in folder.iterdir() if p.name != ".lock"] if folder.exists() else []
-    if foreign:
-        raise PreparedError(f"{folder} is not empty: {sorted(foreign)[:5]}; choose another --out")
-    write_json(file, fields, indent=1)
+    found = _plan_of(file)
+    old = found or _plan_of(folder / FILE, "plan")
+    there = sorted(p.name for p in folder.iterdir() if p.name != ".lock") if folder.exists() else []
+    if old is None and there and PLAN_FILE not in there:
+        raise PreparedError(
+            f"{folder} is not empty: {there[:5]}, and has no {PLAN_FILE}; choose another --out"
+        )
+    if differ := _differences(old, fields) if old else []:
+        raise PreparedError(
+            f"{folder} holds another preparation, says its {PLAN_FILE if found else FILE}:\n  "
+            + "\n  ".join(map(_say_difference, differ))
+            + "\nChoose another --out, or remove this one."
+        )
+    if not found:
+        write_json(file, fields, indent=1)
+
+
+def _plan_of(file: Path, *parts: str) -> dict[str, Any] | None:
+    """The plan that a file holds, below these names; None where it cannot be read."""
+    try:
+        value = read_json(file)
+        for part in parts:
+            value = value[part]
+        return value if "format_version" in value else None
+    except (FileError, KeyError, TypeError):
+        return None
 
 
 def parts_left(
