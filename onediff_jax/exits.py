@@ -4,9 +4,11 @@ What matters to a launcher is whether starting the same command again would help
 1 and 2; for every other code it may, and a run goes on from its last checkpoint.
 """
 
+import contextlib
 import dataclasses
 import errno
 import sys
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from typing import NoReturn
@@ -57,13 +59,23 @@ def of_error(error: BaseException) -> Exit:
     process was killed is a worker's; a ValueError and other errors of files are bad input.
     """
     chain = list(_causes(error))
+    if any(isinstance(e, BrokenExecutor) for e in chain):  # first: their pipes broke too
+        return WORKER
     if any(_is_storage(e) for e in chain):
         return STORAGE
-    if any(isinstance(e, BrokenExecutor) for e in chain):
-        return WORKER
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return BAD_INPUT if isinstance(error, ValueError | OSError) else FAULT
+
+
+@contextlib.contextmanager
+def foreseen() -> Iterator[None]:
+    """Around a command: an error that comes through was not foreseen, and the code says so."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAULT.code)
 
 
 def _is_storage(error: BaseException) -> bool:

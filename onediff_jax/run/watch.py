@@ -50,8 +50,10 @@ class Clock:
     """
 
     def __init__(self, first_start: float, productive: float = 0.0):
-        self._first_start, self._productive = first_start, productive
-        self._begin = time.perf_counter()
+        # The wall clock may be set back or forth: it is asked once, and cannot be less than what
+        # was productive; from here on the time is counted.
+        self._before, self._productive = max(time.time() - first_start, productive), productive
+        self._made = self._begin = time.perf_counter()
         self._steps, self._waited = 0, 0.0
 
     def wait(self, seconds: float) -> None:
@@ -90,7 +92,7 @@ class Clock:
             "steps_per_second": self._steps / elapsed,
             "step_seconds": elapsed / self._steps,
             "data_wait": self._waited / elapsed,
-            "goodput": self._productive / max(time.time() - self._first_start, 1e-9),
+            "goodput": self._productive / max(self._before + now - self._made, 1e-9),
         }
         self._begin, self._steps, self._waited = now, 0, 0.0
         return found
@@ -106,10 +108,10 @@ class Compiles:
         self.count, self.seconds, self._thread = 0, 0.0, threading.get_ident()
         monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == _COMPILED and threading.get_ident() == self._thread:
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
 
     def close(self) -> None:
         """Stops counting."""

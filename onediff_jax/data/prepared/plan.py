@@ -20,7 +20,7 @@ from onediff_jax.tasks.own import definitions_of
 
 FORMAT_VERSION = 5  # raise it when the same plan starts to give other bytes
 READABLE = (2, 3, 4, 5)  # versions whose finished folders are read
-_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index*.json")
 _PACKAGES = ("onediff-jax", "numpy", "pillow", "opencv-python-headless", "scipy", "array-record")
 
 

@@ -54,7 +54,7 @@ class CocoSource:
       path: the JSON file: captions for text2image, instances for boundingbox2image, person
         keypoints for pose2image.
       reader: the task, `require_caption` and decoding.
-      image_root: folder of the pictures; None: the JSON's own.
+      image_root: folder of the pictures, from here or from the JSON's own; None: the JSON's own.
       captions: a second COCO file, with the captions of the same pictures.
       allow_outside: file names may lead out of image_root.
       shard_size: pictures per shard.
@@ -76,7 +76,7 @@ class CocoSource:
             raise ValueError(f"unknown task {reader.task!r} of a COCO file; choose from {TASKS}")
         self._path, self._reader, self._captions_path = path, reader, captions
         self._outside = allow_outside
-        self._root = files.parent(path) or "." if image_root is None else image_root
+        self._root = _root_of(path, image_root)
         content = _load(path)
         self._bad: list[BadRecord] = []
         self._pictures = self._index_pictures(content["images"])
@@ -171,7 +171,7 @@ class CocoSource:
             raise BadData("bad_metadata", "width and height must be numbers") from None
         if not min(stated) > 0:
             raise BadData("bad_metadata", f"height and width must be positive, got {stated}")
-        check_aspect((height, width), stated)
+        check_aspect((height, width), (stated[0], stated[1]))
         return np.array([width / stated[1], height / stated[0]])
 
     def _boxes(self, key: str, shape, annotations: list[dict], scale: np.ndarray):
@@ -201,12 +201,13 @@ class CocoSource:
 
     def _pose(self, shape, annotations: list[dict], scale: np.ndarray) -> np.ndarray:
         """The skeletons of all people in one picture."""
-        picture = np.zeros((*shape[:2], 3), np.uint8)
+        height, width = shape[:2]
+        picture = np.zeros((height, width, 3), np.uint8)
         for annotation in annotations:
             names, limbs = self._skeleton(annotation)
             numbers = _numbers(annotation.get("keypoints"), 3 * names, "keypoints")
             points = numbers.reshape(names, 3) * [*scale, 1]
-            picture = np.maximum(picture, draw_pose(*shape[:2], points, limbs))
+            picture = np.maximum(picture, draw_pose(height, width, points, limbs))
         return picture
 
     def _skeleton(self, annotation: dict) -> tuple[int, list]:
@@ -306,3 +307,14 @@ def _numbers(value: Any, count: int, field: str) -> np.ndarray:
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise BadData("bad_labels", f"{field} must be {count} numbers")
     return numbers
+
+
+def _root_of(path: str, image_root: str | None) -> str:
+    """The folder of the pictures; raises ValueError where there is none."""
+    beside = files.parent(path) or "."
+    if image_root is None or files.is_folder(image_root):
+        return beside if image_root is None else image_root
+    inside = files.join(beside, image_root)
+    if not files.is_folder(inside):
+        raise ValueError(f"{image_root=} is a folder neither here nor beside {path!r}")
+    return inside

@@ -25,14 +25,15 @@ class GenEval(Benchmark):
     def find_items(self) -> list[Item]:
         if self.predictions is None:
             return self._asked()
-        self.images = next(
+        images = next(
             (p for p in (self.predictions, self.predictions / "images") if _prompts(p)), None
         )
-        if self.images is None:
+        if images is None:
             raise LayoutError(
                 f"no prompt found; looked for {self.predictions}/00000/metadata.jsonl and "
                 f"{self.predictions}/images/00000/metadata.jsonl"
             )
+        self.images = images
         detector = self.options.get("detector")
         self.detections = None if detector else read_json(self._detections_file())
         items = []

@@ -60,7 +60,7 @@ class SegmentationBenchmark(Benchmark):
 
     def summarize(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
         found = segmentation.scores_from_counts(scores, self.classes)
-        return {key: found[key] for key in self.measures}
+        return {key: float(found[key]) for key in self.measures}
 
 
 _ADE20K = (
@@ -105,7 +105,7 @@ class ADE20K(SegmentationBenchmark):
         return [Item(p.stem, {"truth": p, "image": images / f"{p.stem}.jpg"}) for p in found]
 
     def prediction(self, item: Item) -> Path | None:
-        path = self.predictions / self.prediction_name(item)
+        path = self.predicted / self.prediction_name(item)
         return path if path.is_file() else None
 
     def truth(self, item: Item) -> np.ndarray:
