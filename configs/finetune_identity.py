@@ -128,6 +128,9 @@ def get_config(folder: str = "prepared/identity_512") -> ConfigDict:
     c.log.sample_rows = 4  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
     c.log.guidance = 4.0
+    c.log.evaluate_every = 0  # steps; 0 = no measured samples while training
+    c.log.evaluate_examples = 8  # per direction
+    c.log.prompts = ""  # .jsonl of requests of your own, sampled with the samples
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
     c.log.allow_recompile = False  # of the train step, after the first

@@ -48,7 +48,11 @@ def _lora() -> ConfigDict:
     c = ConfigDict()
     c.rank = 16
     c.alpha = 16.0  # what an adapter adds is multiplied by alpha/rank
-    c.targets = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # also wk_y, wv_y
+    c.rank_pattern = ConfigDict()  # target → another rank
+    # Also those that read the prompt: wk_y, wv_y, y_embedder.
+    c.targets = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
+    c.dora = False  # the lengths of columns are trained too
+    c.init_adapter = ""  # adapter file or folder to go on from; "" = from nothing
     c.frozen_dtype = "bfloat16"  # of the weights that are not trained: bfloat16 or float32
     return c
 
@@ -157,6 +161,9 @@ def _common(folder: str) -> ConfigDict:
     c.log.sample_rows = 1  # rows sampled together
     c.log.sample_examples = 2  # per direction: one always the same, others by turns
     c.log.guidance = 4.0
+    c.log.evaluate_every = 0  # steps; 0 = no measured samples while training
+    c.log.evaluate_examples = 8  # per direction
+    c.log.prompts = ""  # .jsonl of requests of your own, sampled with the samples
     c.log.profile_at = 0  # step before which a profile starts; 0 = none
     c.log.profile_steps = 3
     c.log.allow_recompile = False  # of the train step, after the first

@@ -57,10 +57,10 @@ def of_error(error: BaseException) -> Exit:
     process was killed is a worker's; a ValueError and other errors of files are bad input.
     """
     chain = list(_causes(error))
+    if any(isinstance(e, BrokenExecutor) for e in chain):  # first: their pipes broke too
+        return WORKER
     if any(_is_storage(e) for e in chain):
         return STORAGE
-    if any(isinstance(e, BrokenExecutor) for e in chain):
-        return WORKER
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return BAD_INPUT if isinstance(error, ValueError | OSError) else FAULT

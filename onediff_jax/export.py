@@ -142,6 +142,7 @@ def _write_adapters(folder: Path, weights: Weights, options: Options) -> None:
         run.experiment.lora,
         dtype=options.dtype,
         form=options.lora_format,
+        kernel=run.base,
         base=weights.base,
         base_name=base,
     )

@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="go on although code, versions, weights or data are others than at the last start",
     )
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="train.steps may be more than at the last start although the learning rate depends on "
+        "it: the run goes on from its checkpoint, on the new curve",
+    )
     options, of_config = parser.parse_known_args(arguments)
     keep_compiled()
     set_memory_fraction()
@@ -69,10 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.workdir,
             strict=options.strict,
             accept_changes=options.accept_changes,
+            extend=options.extend,
         )
     except Exception as error:
         kind = exits.of_error(error)
-        if isinstance(error, ValueError) or kind in (exits.STORAGE, exits.WORKER):
+        if isinstance(error, ValueError | PermissionError) or kind in (exits.STORAGE, exits.WORKER):
             _fail(f"error: {error}", kind.code)
         _fail(traceback.format_exc(), (exits.LOST if _met_others() else exits.FAULT).code)
     if not finished:

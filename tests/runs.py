@@ -36,11 +36,12 @@ def save_run(workdir, config: ConfigDict, *, steps=(3, 7)) -> dict:
     return found
 
 
-def lora_config(init_from, **changes) -> ConfigDict:
-    """`shrunken` as a LoRA run from a folder."""
+def lora_config(init_from, lora=None, **changes) -> ConfigDict:
+    """`shrunken` as a LoRA run from a folder; `lora` are more fields of config.lora."""
     config = shrunken(**changes).unlock()
     config.init_from = str(init_from)
     config.lora = ConfigDict(
         {"rank": 4, "alpha": 8.0, "targets": ("wq", "wv", "w1", "w2"), "frozen_dtype": "float32"}
+        | (lora or {})
     )
     return config

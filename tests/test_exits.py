@@ -29,6 +29,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (RuntimeError("tensorstore: RESOURCE: No space left on device"), 74),
         (ConnectionResetError(errno.ECONNRESET, "reset"), 74),
         (BrokenProcessPool("a process was terminated abruptly"), 77),
+        (caused(BrokenProcessPool("killed"), ConnectionResetError(errno.ECONNRESET, "reset")), 77),
         (KeyError("x"), 70),
         (KeyboardInterrupt(), 130),
     ],

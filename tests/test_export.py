@@ -13,12 +13,14 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 
 import onediff_jax.export as export_module
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.export import ExportError, Options, export
 from onediff_jax.exporting.place import locked
 from onediff_jax.interop import load_pretrained
 from onediff_jax.interop.names import to_place
 from onediff_jax.interop.pretrained import PretrainedError, load_export
 from onediff_jax.interop.torch_files.bundling import bundle
+from onediff_jax.run.adapters import initial_adapters
 from onediff_jax.run.checkpoint import CheckpointError
 from onediff_jax.sampling.source import load_source
 from tests.experiments import shrunken
@@ -44,8 +46,8 @@ def run(source, out, **options):
     return lines
 
 
-def same(found, want):
-    jax.tree.map(np.testing.assert_array_equal, found, want)
+def same(found, want, atol=0.0):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=0), found, want)
 
 
 def files(folder):
@@ -349,27 +351,42 @@ def test_adapters_are_added_with_weights(exported, tmp_path, form):
 
 
 def test_peft_loads_the_folder_and_the_pipeline_comfyuis_file(exported, tmp_path):
+    """Of DoRA, with two ranks and adapters of the prompt's matrices; ours reads both forms too."""
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
     pytest.importorskip("diffusers")
     from onediff_jax.interop.torch_files.adapters_torch import Adapters
     from onediff_jax.interop.torch_files.nextdit import NextDiT
 
-    save_run(tmp_path / "run", lora_config(exported), steps=(4,))
+    lora = {"targets": ("wq", "w2", "wk_y", "y_embedder"), "rank_pattern": {"wq": 6}, "dora": True}
+    config = lora_config(exported, lora)
+    adapters = save_run(tmp_path / "run", config, steps=(4,))[4][1]
     run(tmp_path / "run", tmp_path / "merged")
+    want = load_file(tmp_path / "merged" / WEIGHTS)
     for form in ("diffusers", "comfyui"):
         run(tmp_path / "run", tmp_path / form, lora_only=True, lora_format=form)
-    want = load_file(tmp_path / "merged" / WEIGHTS)
+        run(exported, tmp_path / f"by_{form}", adapter=[str(tmp_path / form)])
+        for name, tensor in load_file(tmp_path / f"by_{form}" / WEIGHTS).items():
+            np.testing.assert_allclose(tensor, want[name], atol=2e-5)
+        config.lora.init_adapter = str(tmp_path / form)
+        same(initial_adapters(make_experiment(config)), adapters, atol=1e-5)
     network = NextDiT.from_pretrained(exported / "transformer")
     by_peft = peft.PeftModel.from_pretrained(network, tmp_path / "diffusers").merge_and_unload()
     for name, tensor in by_peft.state_dict().items():
         np.testing.assert_allclose(tensor, want[name], atol=1e-5)
     file = "comfyui_lora.safetensors"
     tensors = Adapters.lora_state_dict(tmp_path / "comfyui", weight_name=file)
-    same = Adapters.lora_state_dict(tmp_path / "diffusers")
-    assert tensors.keys() == same.keys()
+    by_form = Adapters.lora_state_dict(tmp_path / "diffusers")
+    assert tensors.keys() == by_form.keys()
     for name, tensor in tensors.items():
-        torch.testing.assert_close(tensor, same[name])
+        torch.testing.assert_close(tensor, by_form[name])
+    by_diffusers = NextDiT.from_pretrained(exported / "transformer")
+    by_diffusers.load_lora_adapter(dict(tensors), prefix="transformer")
+    by_diffusers.fuse_lora()
+    for name, tensor in by_diffusers.state_dict().items():
+        if ".lora_" not in name:
+            found = want[name.replace(".base_layer", "")]
+            np.testing.assert_allclose(tensor, found, atol=2e-5)
 
 
 def test_command_line(workdir, saved, tmp_path):

@@ -29,7 +29,7 @@ NEVER = {
 # Library → the only files that may import it.
 OWNERS = {
     "orbax": {"run/checkpoint.py"},
-    "clu": {"run/trackers.py", "run/loop.py"},
+    "clu": {"run/loop.py"},
     "optax": {"run/optimizer.py", "run/train_step.py"},
 }
 

@@ -1,1 +1,1 @@
-from .pipeline_ae792800 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_eb8f0962 import OneDiffusionPipeline  # for custom_pipeline=FOLDER

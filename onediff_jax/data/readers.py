@@ -1,5 +1,6 @@
 """Reading processes that may be killed: nobody waits for what one of them will never send."""
 
+import faulthandler
 import multiprocessing
 import os
 import queue
@@ -10,8 +11,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from multiprocessing import util
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
+STACKS = signal.SIGUSR1  # asks a reading process where its threads are; it prints that to stderr
 _NAME = "grain-process-prefetch"  # what grain calls its processes
 _POLL = 0.5  # seconds between two looks at the processes
 _GRACE = 5.0  # seconds that a batch which a killed process had sent may take to come
@@ -121,6 +124,7 @@ def begin_reader(index: int, count: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(STACKS, file=sys.__stderr__, all_threads=True)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
@@ -128,6 +132,30 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+def ask_for_stacks(output: TextIO, seconds: float = 0.5) -> None:
+    """Every process that this one started and that knows how prints the stacks of its threads.
+
+    Args:
+      output: gets a line before each.
+      seconds: that each has for it.
+    """
+    for process in multiprocessing.active_children():
+        if process.pid is not None and _catches(process.pid, STACKS):
+            print(f"Where process {process.pid} ({process.name}) is:", file=output, flush=True)
+            os.kill(process.pid, STACKS)
+            time.sleep(seconds)
+
+
+def _catches(process: int, number: int) -> bool:
+    """Whether a process handles a signal: another would be ended by it. Linux alone tells."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return False
+    (caught,) = (line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def say_restart(reason: str, batch: int) -> None:

@@ -31,6 +31,7 @@ class WorldBundles:
       first, count: which scenes.
       max_frames: room for identity and multiview bundles, whose length varies.
       tasks: where the task is looked up.
+      world: of that seed and level, where it is shared.
 
     Raises ValueError for an unknown task or level, no room for the task's frames, or a task with a
     role that the world does not know.
@@ -47,6 +48,7 @@ class WorldBundles:
         count: int,
         max_frames: int,
         tasks: TaskSet = BUILT_IN,
+        world: World | None = None,
     ):
         self.task, self._tasks = tasks.task(task), tasks
         if not sizes or max_frames < self.task.min_frames:
@@ -56,7 +58,7 @@ class WorldBundles:
         if not renders(self.task):
             unknown = [name for name in self.task.frames if not get_role(name).rendered]
             raise ValueError(f"the embedded world has no frames of role {unknown[0]!r} ({task})")
-        self._world = World(seed=seed, level=level)
+        self._world = world or World(seed=seed, level=level)
         self._seed, self._first, self._count = seed, first, count
         self._sizes = tuple(sizes)
         self._max_frames = min(max_frames, self.task.max_frames)

@@ -15,7 +15,7 @@ from onediff_jax.evaluation.galleries import gallery
 from onediff_jax.evaluation.report import Gallery
 from onediff_jax.evaluation.results import Result
 from onediff_jax.evaluation.scores.case import Row
-from onediff_jax.evaluation.scoring import Settings, evaluate, world_of
+from onediff_jax.evaluation.scoring import Settings, evaluate, world_of, world_truth
 from onediff_jax.evaluation.stored import Evaluator, plans
 from onediff_jax.sampling.source import Source
 
@@ -44,10 +44,11 @@ class Found:
 
 
 def on_world(source: Source, settings: Sequence[Settings]) -> Found:
-    """Held-out scenes of the embedded world, once per number of steps."""
+    """Held-out scenes of the embedded world, once per number of steps (settings differ in it)."""
     found = Found()
+    truth = world_truth(source.experiment, settings[0].tasks, settings[0].scenes)
     for each in settings:
-        evaluation = evaluate(source, each)
+        evaluation = evaluate(source, each, truth=truth)
         for row in evaluation.rows:
             n, interval, items = evaluation.spread[row.task, row.metric]
             found.rows.append(

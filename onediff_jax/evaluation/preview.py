@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from onediff_jax.evaluation.held_out import examples
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
@@ -20,17 +19,10 @@ class Preview:
     time, the same ones at the same step of every run of a config.
     """
 
-    def __init__(self, experiment: Experiment, mesh: Mesh):
-        log = experiment.config.log
-        self._experiment, self._more = experiment, log.sample_examples - 1
+    def __init__(self, experiment: Experiment, sampler: Sampler):
+        self._experiment, self._sampler = experiment, sampler
+        self._more = experiment.config.log.sample_examples - 1
         self._examples = examples(experiment, 1)
-        self._sampler = Sampler(
-            experiment,
-            rows=log.sample_rows,
-            steps=log.sample_steps,
-            guidance=log.guidance,
-            mesh=mesh,
-        )
 
     def __call__(self, params: Any, step: int = 0) -> np.ndarray:
         """uint8 (H, W, 3): cards of given, generated, truth."""

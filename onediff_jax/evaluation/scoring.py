@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from onediff_jax.data.bundle import Bundle, Encoded, encode_bundle
 from onediff_jax.data.codec import to_uint8
-from onediff_jax.data.world import World
+from onediff_jax.data.world import Scene, View, World
 from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles, renders
 from onediff_jax.evaluation.held_out import Example
 from onediff_jax.evaluation.results import bootstrap_means
@@ -78,29 +79,74 @@ class Evaluation:
     shown: dict[str, list[Shown]]
 
 
-def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Evaluation:
+@dataclasses.dataclass(frozen=True)
+class WorldTruth:
+    """What an evaluation compares with, rendered once for all weights and numbers of steps.
+
+    Attributes:
+      asked: the held-out examples, direction by direction.
+      wrong: per example the same with a wrong condition.
+      typical: task → averages over training examples.
+      detector: of the world's colours.
+    """
+
+    asked: list[Example]
+    wrong: list[Encoded | None]
+    typical: dict[str, Typical]
+    detector: ColorDetector
+
+    @property
+    def directions(self) -> list[str]:
+        return list(dict.fromkeys(example.direction for example in self.asked))
+
+
+def world_truth(
+    experiment: Experiment, wanted: Sequence[str] | None, scenes: int, *, quiet: bool = False
+) -> WorldTruth:
+    """Renders held-out scenes for the directions that are wanted (None: all that were trained).
+
+    Raises ValueError for a direction that was not trained; lists those that were.
+    """
+    directions = _directions(experiment, wanted)
+    asked: list[Example] = []
+    typical: dict[str, Typical] = {}
+    task_of = {d.name: t.name for t, d in experiment.tasks.directions()}
+    tasks = list(dict.fromkeys(task_of[name] for name in directions))
+    bar = functools.partial(tqdm, disable=quiet, dynamic_ncols=True)
+    world = _KeptWorld(*world_of(experiment))
+    for task in bar(tasks, desc="rendering scenes", unit="task"):
+        mine = [name for name in directions if task_of[name] == task]
+        asked += _examples(experiment, world, task, mine, scenes)
+        training = _bundles(experiment, world, task, 0, TYPICAL_SCENES)
+        typical[task] = Typical(training, DEPTH_RANGE["far"])
+    wrong = _wrong_given(asked, experiment.tasks)
+    return WorldTruth(asked, wrong, typical, _detector(experiment))
+
+
+def evaluate(
+    source: Source,
+    settings: Settings,
+    *,
+    truth: WorldTruth | None = None,
+    sampler: Sampler | None = None,
+    quiet: bool = False,
+) -> Evaluation:
     """Generates every direction on held-out scenes and scores it.
 
     Args:
+      truth: of `world_truth` for the same directions and scenes; None: rendered here.
+      sampler: to generate with; None: one of the settings, on one device.
       quiet: no progress bars.
 
     Raises ValueError for a direction that the source was not trained on; lists those it was.
     """
     experiment = source.experiment
     bar = functools.partial(tqdm, disable=quiet, dynamic_ncols=True)
-    directions = _directions(experiment, settings.tasks)
-    asked: list[Example] = []
-    typical: dict[str, Typical] = {}
+    truth = truth or world_truth(experiment, settings.tasks, settings.scenes, quiet=quiet)
+    asked, wrong = truth.asked, truth.wrong
     task_of = {d.name: t.name for t, d in experiment.tasks.directions()}
-    tasks = list(dict.fromkeys(task_of[name] for name in directions))
-    for task in bar(tasks, desc="rendering scenes", unit="task"):
-        mine = [name for name in directions if task_of[name] == task]
-        asked += _examples(experiment, task, mine, settings.scenes)
-        training = _bundles(experiment, task, 0, TYPICAL_SCENES)
-        typical[task] = Typical(training, DEPTH_RANGE["far"])
-    wrong = _wrong_given(asked, experiment.tasks)
     requests = _requests(asked, wrong, settings, experiment.tasks)
-    sampler = Sampler(
+    sampler = sampler or Sampler(
         experiment,
         rows=experiment.config.log.sample_rows,
         steps=settings.steps,
@@ -109,16 +155,18 @@ def evaluate(source: Source, settings: Settings, *, quiet: bool = False) -> Eval
     progress = functools.partial(bar, desc=f"generating {len(requests)} examples", unit="batch")
     generated = sampler(source.params, requests, progress)
     cases = _cases(asked, generated, wrong, experiment)
-    detector = _detector(experiment)
     rows, spread, shown = [], {}, {}
-    for name in bar(directions, desc="scoring", unit="task"):
+    for name in bar(truth.directions, desc="scoring", unit="task"):
         mine = [c for c, e in zip(cases, asked, strict=True) if e.direction == name]
-        usual = typical[task_of[name]]
-        scored = score(name, mine, usual, detector, experiment.tasks)
-        rows += scored
         one = functools.partial(
-            score, name, typical=usual, detector=detector, tasks=experiment.tasks
+            score,
+            name,
+            typical=truth.typical[task_of[name]],
+            detector=truth.detector,
+            tasks=experiment.tasks,
         )
+        scored = one(cases=mine)
+        rows += scored
         spread |= _spread(name, scored, mine, one)
         shown[name] = [
             _shown(name, i, case, experiment.tasks) for i, case in enumerate(mine[:SHEET_EXAMPLES])
@@ -193,16 +241,44 @@ def world_of(experiment: Experiment) -> tuple[int, str]:
     return (data.seed, data.level) if data.name == "world" else (0, "rich")
 
 
-def _bundles(experiment: Experiment, task: str, first: int, count: int) -> list[Bundle]:
+class _KeptWorld(World):
+    """The world, whose scenes are rendered once for all the tasks that show them."""
+
+    def __init__(self, seed: int, level: str):
+        super().__init__(seed, level)
+        self._scenes: dict[tuple, Scene] = {}
+        self._views: dict[tuple, View] = {}
+        self._ids: set[int] = set()  # of the kept scenes, which no other object has meanwhile
+
+    def scene(self, index: int, figure: bool | None = None) -> Scene:
+        key = (index, figure)
+        if key not in self._scenes:
+            self._scenes[key] = super().scene(index, figure)
+            self._ids.add(id(self._scenes[key]))
+        return self._scenes[key]
+
+    def render(self, scene: Scene, height: int, width: int, camera: Any = None) -> View:
+        kept = camera is None and id(scene) in self._ids
+        if not kept:
+            return super().render(scene, height, width, camera)
+        key = (id(scene), height, width)
+        if key not in self._views:
+            self._views[key] = super().render(scene, height, width)
+        return self._views[key]
+
+
+def _bundles(
+    experiment: Experiment, world: World, task: str, first: int, count: int
+) -> list[Bundle]:
     """Examples of a task from the embedded world, in the sizes the model was trained on."""
     group = experiment.tasks.task(task).group
-    seed, level = world_of(experiment)
     source = WorldBundles(
         task,
         experiment.sizes[group],
         tasks=experiment.tasks,
-        seed=seed,
-        level=level,
+        seed=world.seed,
+        level=world.level,
+        world=world,
         first=first,
         count=count,
         max_frames=min(slot.frames for slot in experiment.slots(task)),
@@ -211,9 +287,9 @@ def _bundles(experiment: Experiment, task: str, first: int, count: int) -> list[
 
 
 def _examples(
-    experiment: Experiment, task: str, directions: Sequence[str], scenes: int
+    experiment: Experiment, world: World, task: str, directions: Sequence[str], scenes: int
 ) -> list[Example]:
-    bundles = _bundles(experiment, task, HELD_OUT, scenes)
+    bundles = _bundles(experiment, world, task, HELD_OUT, scenes)
     encoded = [encode_bundle(bundle, experiment.codec) for bundle in bundles]
     found = []
     for name in directions:

@@ -14,7 +14,8 @@ CELL = 112  # pixels of a picture's longer side
 _WIDTH, _NARROWEST = 1600, 3 * CELL  # pixels of the sheet; of a card's content
 _GAP, _SPACE, _HEAD, _PROMPT_LINES = 3, 10, 84, 3
 _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
-_GROUPS = (("given", (110, 110, 110)), ("generated", (0, 90, 200)), ("truth", (20, 130, 50)))
+_COLORS = {"given": (110, 110, 110), "truth": (20, 130, 50)}
+_GENERATED = (0, 90, 200)
 
 
 def example_row(
@@ -33,7 +34,10 @@ def example_row(
 
 
 def draw_sheet(rows: Sequence[tuple[str, str, dict[str, list[np.ndarray]]]]) -> np.ndarray:
-    """One card per (label, prompt, cells), as many beside each other as fit: uint8 (H, W, 3)."""
+    """One card per (label, prompt, cells by their heading), as many beside each other as fit.
+
+    Returns uint8 (H, W, 3).
+    """
     cards = [_card(*row) for row in rows]
     lines: list[list[Image.Image]] = []
     room = 0
@@ -58,7 +62,7 @@ def draw_sheet(rows: Sequence[tuple[str, str, dict[str, list[np.ndarray]]]]) -> 
 
 def _card(label: str, prompt: str, cells: dict[str, list[np.ndarray]]) -> Image.Image:
     """The pictures of one example under its direction and prompt."""
-    groups = [(name, color, cells[name]) for name, color in _GROUPS if cells[name]]
+    groups = [(n, _COLORS.get(n, _GENERATED), images) for n, images in cells.items() if images]
     pictures = sum(len(images) for _, _, images in groups)
     wide = pictures * (CELL + _GAP) + len(groups) * _SPACE
     card = Image.new("RGB", (max(wide, _NARROWEST) + 2 * _SPACE, _HEAD + CELL + _SPACE), _PAPER)

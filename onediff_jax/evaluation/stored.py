@@ -85,14 +85,24 @@ class Evaluator:
 
     Args:
       source: the model.
-      out: folder of the parts of what was generated.
+      out: folder of the parts of what was generated; None: nothing is kept.
       guidance, seed: of the Euler loop and its starting noise.
+      sampler: to generate with, whatever a plan's steps are; None: one per number of steps.
     """
 
-    def __init__(self, source: Source, out: Path, *, guidance: float, seed: int):
+    def __init__(
+        self,
+        source: Source,
+        out: Path | None,
+        *,
+        guidance: float,
+        seed: int,
+        sampler: Sampler | None = None,
+    ):
         self._source, self._experiment = source, source.experiment
         self._tasks = source.experiment.tasks
-        self._parts, self._guidance, self._seed = out / "parts", guidance, seed
+        self._parts = None if out is None else out / "parts"
+        self._guidance, self._seed, self._given = guidance, seed, sampler
         self._samplers: dict[int, Sampler] = {}
 
     def __call__(
@@ -154,37 +164,15 @@ class Evaluator:
 
     def _generated(self, plan: Plan, examples, first: int) -> list[tuple[np.ndarray, ...]]:
         """The frames made for a part of the examples; read where they were made before."""
-        what = {
-            "source": str(self._source.path.resolve()),
-            "step": self._source.step,
-            "weights": _fingerprint(self._source.params),
-            "folder": plan.folder.manifest["sha256"],
-            "asked": [plan.split, plan.direction.name, plan.steps, plan.caption],
-            "guidance": self._guidance,
-            "seed": self._seed,
-            "indices": [example.index for example in examples],
-        }
-        file = self._parts / f"{text_hash(what)[:24]}.npz"
+        if self._parts is None:
+            return self._sampled(plan, examples)
+        file = self._parts / f"{text_hash(self._asked(plan, examples))[:24]}.npz"
         if file.exists():
             with np.load(file) as stored:
                 return [
                     tuple(stored[f"{e.index}_{i}"] for i in range(len(e.roles))) for e in examples
                 ]
-        order = [d.name for _, d in self._tasks.directions()]
-        stream = self._seed * len(order) + order.index(plan.direction.name)
-        requests = [
-            request_of_example(
-                plan.direction.name, e.encoded, tuple(map(bool, e.mask)), stream * _NOISE + e.index
-            )
-            for e in examples
-        ]
-        latents = self._sampler(plan.steps)(self._source.params, requests)
-        made = [
-            tuple(
-                self._picture(np.float32(f), role) for f, role in zip(frames, e.roles, strict=True)
-            )
-            for e, frames in zip(examples, latents, strict=True)
-        ]
+        made = self._sampled(plan, examples)
         self._parts.mkdir(parents=True, exist_ok=True)
         arrays = {
             f"{e.index}_{i}": frame
@@ -194,7 +182,39 @@ class Evaluator:
         replace_file(file, _as_npz(arrays))
         return made
 
+    def _asked(self, plan: Plan, examples) -> dict[str, Any]:
+        """All that what is generated depends on."""
+        return {
+            "source": str(self._source.path.resolve()),
+            "step": self._source.step,
+            "weights": weights_hash(self._source.params),
+            "folder": plan.folder.manifest["sha256"],
+            "asked": [plan.split, plan.direction.name, plan.steps, plan.caption],
+            "guidance": self._guidance,
+            "seed": self._seed,
+            "indices": [example.index for example in examples],
+        }
+
+    def _sampled(self, plan: Plan, examples) -> list[tuple[np.ndarray, ...]]:
+        order = [d.name for _, d in self._tasks.directions()]
+        stream = self._seed * len(order) + order.index(plan.direction.name)
+        requests = [
+            request_of_example(
+                plan.direction.name, e.encoded, tuple(map(bool, e.mask)), stream * _NOISE + e.index
+            )
+            for e in examples
+        ]
+        latents = self._sampler(plan.steps)(self._source.params, requests)
+        return [
+            tuple(
+                self._picture(np.float32(f), role) for f, role in zip(frames, e.roles, strict=True)
+            )
+            for e, frames in zip(examples, latents, strict=True)
+        ]
+
     def _sampler(self, steps: int) -> Sampler:
+        if self._given is not None:
+            return self._given
         if steps not in self._samplers:
             self._samplers[steps] = Sampler(
                 self._experiment,
@@ -211,7 +231,7 @@ def without_caption(prompt: str, tasks: TaskSet) -> str:
     return " ".join([tasks.task(name).token, *re.findall(r"<#[^>]*>", rest)]) + " "
 
 
-def _fingerprint(params: Any) -> str:
+def weights_hash(params: Any) -> str:
     """A short hash that differs where weights do: of some numbers of every parameter."""
     import jax
 

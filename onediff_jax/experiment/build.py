@@ -23,7 +23,7 @@ from onediff_jax.data.pipeline import (
 from onediff_jax.data.prepared.dataset import PreparedData
 from onediff_jax.data.rows import RowPacker
 from onediff_jax.data.world_bundles import WORLD_VERSION, WorldBundles
-from onediff_jax.experiment.checks import check_config, check_entry
+from onediff_jax.experiment.checks import check_config, check_entry, complete
 from onediff_jax.experiment.inputs import make_inputs
 from onediff_jax.experiment.own_tasks import tasks_of, with_own_tasks
 from onediff_jax.experiment.schema import BY_PATH, section_fields
@@ -177,7 +177,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
     def make(rngs: nnx.Rngs) -> NextDiT:
         module = NextDiT(model_config, rngs=rngs, **options)
         if lora:
-            add_lora(module.layers, lora, rngs=rngs)
+            add_lora(module, lora, rngs=rngs)
         return module
 
     def all_params():
@@ -232,7 +232,9 @@ def _make_lora(config: ConfigDict) -> LoRA | None:
         return None
     if not config.init_from:
         raise ValueError("lora trains adapters of given weights: init_from must name them")
-    return LoRA(fields.rank, fields.alpha, tuple(fields.targets))
+    known = {field.name for field in dataclasses.fields(LoRA)}
+    fields = complete("lora", fields.to_dict())
+    return LoRA(**{name: value for name, value in fields.items() if name in known})
 
 
 def _frozen(all_params: Callable[[], Any], dtype: str) -> Any:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from onediff_jax.experiment.schema import (
     BY_PATH,
     FIELDS,
+    OPEN_ENDED,
     OPTIONAL_SECTIONS,
     REQUIRED,
     SECTIONS,
@@ -51,6 +52,8 @@ def check_config(config: ConfigDict) -> None:
         if section is None or (field.only and field.only != values["data"].get("name")):
             continue
         if field.name not in section:
+            if field.section in OPTIONAL_SECTIONS and field.lacking is not REQUIRED:
+                continue
             raise SettingsError(_missing(field))
         check_value(field, section[field.name])
     # Fields that say what the other kind of data is; those about reading it may be left over.
@@ -91,9 +94,12 @@ def unknown_field(config: Mapping[str, Any]) -> str | None:
 
 
 def may_grow(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a run may go on to a later last step: it may where no learning rate depends on it."""
+    """Whether a run may go on to a later last step unasked: where no learning rate depends on it,
+    and with wsd, which is made for it: its peak is held again, and it falls once more at the end.
+    """
     schedules = {config.get("optim", {}).get("schedule") for config in (old, new)}
-    return schedules == {"constant"} and new["train"]["steps"] >= old["train"]["steps"]
+    allowed = len(schedules) == 1 and schedules <= set(OPEN_ENDED)
+    return allowed and new["train"]["steps"] >= old["train"]["steps"]
 
 
 def upgrade(config: Mapping[str, Any], where: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from onediff_jax.models.remat import REMATS
 DATA = ("world", "prepared")
 TEXT = ("hashed", "cached", "t5")
 SCHEDULES = ("constant", "cosine", "linear", "late_cosine", "wsd", "rsqrt")
+OPEN_ENDED = ("constant", "rsqrt", "wsd")  # those that take more steps in the same workdir
 OPTIMIZERS = ("adamw", "muon", "adafactor", "lion", "sgd")
 MOMENTS = ("float32", "bfloat16")
 ON_SPIKE = ("report", "skip", "stop", "rewind")
@@ -367,7 +368,8 @@ FIELDS = (
     Field(
         "train.steps",
         "int",
-        "Length of the run; it may grow in the same workdir with the constant schedule.",
+        "Length of the run. It may grow in the same workdir: as it is with the schedules constant, "
+        "rsqrt and wsd, by --extend with the others.",
         POSITIVE,
         "steps",
     ),
@@ -543,6 +545,33 @@ FIELDS = (
         free=True,
     ),
     Field(
+        "log.evaluate_every",
+        "int",
+        "Generates and measures a few held-out examples of every direction that often, into the "
+        "metrics; 0: never. Sampling is that of log.sample_steps, log.sample_rows, log.guidance.",
+        NOT_NEGATIVE,
+        "steps",
+        lacking=0,
+        free=True,
+    ),
+    Field(
+        "log.evaluate_examples",
+        "int",
+        "Examples per direction of that evaluation.",
+        POSITIVE,
+        "examples",
+        lacking=8,
+        free=True,
+    ),
+    Field(
+        "log.prompts",
+        "str",
+        "File of requests of your own, a JSON object a line (docs/evaluation.md), sampled at step "
+        "0 and with the samples, each beside its result at step 0; empty: none.",
+        lacking="",
+        free=True,
+    ),
+    Field(
         "log.profile_at",
         "int",
         "Step before which a profile starts; 0: none.",
@@ -604,7 +633,33 @@ FIELDS = (
     ),
     Field("lora.rank", "int", "Width of an adapter.", POSITIVE, "channels"),
     Field("lora.alpha", "float", "What an adapter adds is multiplied by alpha / rank.", POSITIVE),
-    Field("lora.targets", "names", "Matrices that have an adapter.", tuple(TARGETS)),
+    Field(
+        "lora.rank_pattern",
+        "weights",
+        "Widths of the targets that have another: lora.rank_pattern.wq=64.",
+        POSITIVE,
+        "channels",
+        lacking={},
+    ),
+    Field(
+        "lora.targets",
+        "names",
+        "Matrices that have an adapter; wk_y, wv_y and y_embedder read the prompt.",
+        tuple(TARGETS),
+    ),
+    Field(
+        "lora.dora",
+        "bool",
+        "Whether the lengths of the adapted columns are trained too (DoRA, arXiv 2402.09353).",
+        lacking=False,
+    ),
+    Field(
+        "lora.init_adapter",
+        "str",
+        "Adapter, a file or a folder with one, that training goes on from: of the same base, "
+        "targets and ranks. Empty: adapters that change nothing.",
+        lacking="",
+    ),
     Field("lora.frozen_dtype", "str", "Precision of the weights beside them.", COMPUTE_DTYPES),
 )
 BY_PATH = {field.path: field for field in FIELDS}

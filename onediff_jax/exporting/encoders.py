@@ -1,5 +1,6 @@
 """The autoencoder and text encoder of an export: checked before any long work, then copied."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from onediff_jax.experiment.encoders import part_of
 from onediff_jax.exporting.place import ExportError
 from onediff_jax.interop import torch_files
 from onediff_jax.models.autoencoder import AutoencoderConfig
-from onediff_jax.models.loading import read_config, read_tensors
+from onediff_jax.models.loading import read_config, read_tensors, weight_files
 from onediff_jax.models.t5 import T5Config
 
-COPIED = ("*.json", "*.safetensors", "*.model", "*.txt")
+_SETTINGS = ("*.json", "*.model", "*.txt")
+# The weights of a component, as diffusers and transformers name them.
+_STEMS = {"vae": torch_files.WEIGHTS.removesuffix(".safetensors"), "text_encoder": "model"}
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
 
 
@@ -35,7 +38,7 @@ def check_vae(folder: Path, channels: int) -> None:
     """Raises ExportError unless a folder holds an autoencoder of these latents."""
     try:
         found = AutoencoderConfig.from_json(read_config(folder)).latent_channels
-        read_tensors(folder, torch_files.WEIGHTS.removesuffix(".safetensors"))
+        read_tensors(folder, _STEMS["vae"])
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ExportError(f"the autoencoder cannot be exported: {error}") from error
     if found != channels:
@@ -47,7 +50,7 @@ def check_text(folder: str | Path, width: int) -> None:
     encoder, tokenizer = part_of(folder, "text_encoder"), part_of(folder, "tokenizer")
     try:
         config = T5Config.from_json(read_config(encoder))
-        names = read_tensors(encoder, "model")
+        names = read_tensors(encoder, _STEMS["text_encoder"])
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ExportError(f"the text encoder cannot be exported: {error}") from error
     if config.d_model != width:
@@ -85,10 +88,33 @@ def write_encoders(folder: Path, experiment: Experiment, text_folder: str | None
 
 
 def copy_part(source: Path, target: Path) -> None:
-    """Copies the weights and settings of one component."""
-    files = sorted({file for pattern in COPIED for file in source.glob(pattern)})
-    if not files:
-        raise ExportError(f"{source} holds none of {COPIED}: it is no {target.name}")
+    """Copies the settings and the weights of one component; those of a variant get the plain names,
+    by which a pipeline is loaded unless it is told otherwise."""
+    indices = set(source.glob("*.safetensors.index*.json"))
+    settings = {file for pattern in _SETTINGS for file in source.glob(pattern)} - indices
+    if not settings:
+        raise ExportError(f"{source} holds none of {_SETTINGS}: it is no {target.name}")
     target.mkdir(parents=True, exist_ok=True)
-    for file in files:
+    for file in sorted(settings):
         shutil.copyfile(file, target / file.name)
+    stem = _STEMS.get(target.name)
+    if stem and any(source.glob("*.safetensors")):  # the light codec and hashed words have none
+        _copy_weights(source, target, stem)
+
+
+def _copy_weights(source: Path, target: Path, stem: str) -> None:
+    files, index = weight_files(source, stem)
+    plain = target / f"{stem}.safetensors"
+    if index is None:
+        shutil.copyfile(files[0], plain)
+        return
+    name_of = {
+        file.name: f"{stem}-{n:05d}-of-{len(files):05d}.safetensors"
+        for n, file in enumerate(files, 1)
+    }
+    for file in files:
+        shutil.copyfile(file, target / name_of[file.name])
+    shards = json.loads(index.read_text(encoding="utf-8"))
+    shards["weight_map"] = {name: name_of[file] for name, file in shards["weight_map"].items()}
+    text = json.dumps(shards, indent=2, sort_keys=True) + "\n"
+    Path(f"{plain}.index.json").write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 from onediff_jax.data.prepared.plan import weights_hash
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count
 from onediff_jax.exporting.place import ExportError
-from onediff_jax.interop.config import read_config, transformer_folder
+from onediff_jax.interop.config import PretrainedError, read_config, transformer_folder
 from onediff_jax.interop.lora import read_adapter
 from onediff_jax.interop.model import param_shapes
 from onediff_jax.interop.pretrained import RUN_FILE, check_hashes, export_config, find_folder
@@ -54,18 +54,17 @@ class Weights:
         added = []
         for name, weight in map(parse_adapter, wanted):
             adapter = read_adapter(name, self.shapes)
-            if adapter.base and self.base and adapter.base != self.base:
-                raise ExportError(
-                    f"adapter {adapter.file} was trained on weights with hash {adapter.base[:12]}…,"
-                    f" and these have {self.base[:12]}…"
-                )
+            try:
+                adapter.check_base(self.base)
+            except PretrainedError as error:
+                raise ExportError(str(error)) from error
             added.append((adapter, weight))
         plain = self.leaf
 
         def leaf(path):
-            kernel = plain(path)
+            kernel = base = plain(path)
             for adapter, weight in added:
-                kernel = adapter.add_to(path, kernel, weight)
+                kernel = adapter.add_to(path, kernel, weight, base)
             return jnp.asarray(kernel)
 
         if added:

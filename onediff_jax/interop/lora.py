@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from onediff_jax.interop.config import PretrainedError
 from onediff_jax.interop.names import to_name, to_place
 from onediff_jax.interop.safetensors_io import SafetensorsWriter
 from onediff_jax.models.loading import read_tensors
-from onediff_jax.models.lora import LoRA
+from onediff_jax.models.lora import TARGETS, LoRA
 
 STEM, PEFT_STEM, COMFYUI_STEM = "pytorch_lora_weights", "adapter_model", "comfyui_lora"
 ADAPTER_FILES = tuple(f"{stem}.safetensors" for stem in (STEM, PEFT_STEM, COMFYUI_STEM))
 FORMATS = ("diffusers", "comfyui")
 PREFIXES = ("transformer.", "base_model.model.", "diffusion_model.")
 _BASE = "base_sha256"
+_TORCH_NAMES = {"y_embedder": "y_embedder.1"}  # of the targets that have another name there
+_ENDS = {"lora_A": "A", "lora_down": "A", "lora_B": "B", "lora_up": "B"}
+_ENDS |= {"lora_magnitude_vector": "length", "dora_scale": "length"}
 
 
 def write_adapter(
@@ -28,6 +31,7 @@ def write_adapter(
     lora: LoRA,
     *,
     dtype: str,
+    kernel: Callable[[tuple[str, ...]], Any] | None = None,
     form: str = "diffusers",
     base: str = "",
     base_name: str = "",
@@ -40,9 +44,12 @@ def write_adapter(
     that what reads them adds B·A as it is (an alpha equal to the rank).
     "comfyui": comfyui_lora.safetensors, diffusion_model.layers.0.attention.wq.lora_down.weight,
     lora_up and alpha.
+    The lengths of DoRA are lora_magnitude_vector (out,), and dora_scale (out, 1) in ComfyUI's form.
 
     Args:
-      adapters: nested dict of `lora_a` (depth, in, rank) and `lora_b` (depth, rank, out).
+      adapters: nested dict of `lora_a` (depth, in, rank), `lora_b` (depth, rank, out) and, of
+        DoRA, `lora_m` (depth, out), multiples of the lengths of the base's columns.
+      kernel: path → a matrix of the base, which DoRA needs.
       dtype: of the file.
       base, base_name: hash and name of the weights they were trained on; stored in the file.
 
@@ -55,23 +62,31 @@ def write_adapter(
     notes |= {"ss_network_dim": str(lora.rank), "ss_network_alpha": f"{lora.alpha:g}"}
     if form == "comfyui":
         tensors = {}
-        for module, a, b in _modules(adapters):
-            tensors[f"diffusion_model.{module}.lora_down.weight"] = a
-            tensors[f"diffusion_model.{module}.lora_up.weight"] = b
+        for module, _, part in _modules(adapters, kernel):
+            tensors[f"diffusion_model.{module}.lora_down.weight"] = part.a
+            tensors[f"diffusion_model.{module}.lora_up.weight"] = part.b
             tensors[f"diffusion_model.{module}.alpha"] = np.float32(lora.alpha).reshape(())
+            if part.length is not None:
+                tensors[f"diffusion_model.{module}.dora_scale"] = part.length[:, None]
         return _write(folder, COMFYUI_STEM, tensors, dtype, notes)
-    plain = {
-        f"{module}.lora_{letter}.weight": matrix
-        for module, a, b in _modules(adapters)
-        for letter, matrix in (("A", a), ("B", b * np.float32(lora.scale)))
-    }
+    plain, ranks = {}, {}
+    for module, path, part in _modules(adapters, kernel):
+        plain[f"{module}.lora_A.weight"] = part.a
+        plain[f"{module}.lora_B.weight"] = part.b * np.float32(lora.scale_of(path))
+        if part.length is not None:
+            plain[f"{module}.lora_magnitude_vector"] = part.length
+        if len(part.a) != lora.rank:
+            ranks[module] = len(part.a)
     peft = {f"base_model.model.{name}": tensor for name, tensor in plain.items()}
     _write(folder, PEFT_STEM, peft, dtype, notes)
     config = {
         "peft_type": "LORA",
         "r": lora.rank,
         "lora_alpha": lora.rank,
-        "target_modules": sorted(lora.targets),
+        "rank_pattern": ranks,
+        "alpha_pattern": ranks,
+        "use_dora": lora.dora,
+        "target_modules": sorted(_TORCH_NAMES.get(name, name) for name in lora.targets),
         "base_model_name_or_path": base_name or None,
         "bias": "none",
         "lora_dropout": 0.0,
@@ -83,36 +98,119 @@ def write_adapter(
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """The adapter of one matrix: a (rank, in), b (out, rank), and of DoRA the lengths (out,) of
+    the columns; float32."""
+
+    a: np.ndarray
+    b: np.ndarray
+    length: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Adapter:
     """Adapters of a file.
 
     Attributes:
       file: it was read from.
-      parts: leaf path → layer → A (rank, in) and B (out, rank) float32, alpha/rank in B.
+      parts: leaf path → layer (None outside the layers) → Part, with alpha/rank in b.
       base: hash of the weights they were trained on; "" where the file does not say.
     """
 
     file: Path
-    parts: dict[tuple[str, ...], dict[int | None, tuple[np.ndarray, np.ndarray]]]
+    parts: dict[tuple[str, ...], dict[int | None, Part]]
     base: str
 
-    def add_to(self, path: tuple[str, ...], kernel: np.ndarray, weight: float) -> np.ndarray:
-        """A parameter (of all layers) with weight · B·A added, float32.
+    def check_base(self, base: str) -> None:
+        """Raises PretrainedError where the file says that it is for weights of another hash."""
+        if self.base and base and self.base != base:
+            raise PretrainedError(
+                f"adapter {self.file} was trained on weights with hash {self.base[:12]}…, and "
+                f"these have {base[:12]}…"
+            )
+
+    def add_to(
+        self, path: tuple[str, ...], kernel: np.ndarray, weight: float, base: np.ndarray
+    ) -> np.ndarray:
+        """A parameter (of all layers) with weight · what the adapter adds to it, float32.
+
+        That is B·A; of DoRA, what the columns of `base` + B·A at their lengths are more than it:
+        `base` is the parameter before any adapter was added.
 
         Raises PretrainedError where the matrices do not fit.
         """
         if path not in self.parts:
             return kernel
         kernel = np.array(kernel, np.float32)
-        for layer, (a, b) in self.parts[path].items():
+        for layer, part in self.parts[path].items():
             target = kernel if layer is None else kernel[layer : layer + 1][0]
-            if target.shape != (a.shape[1], b.shape[0]) or a.shape[0] != b.shape[1]:
-                raise PretrainedError(
-                    f"{self.file}: {to_name(path, layer)} is {target.shape[::-1]} in the network,"
-                    f" and its adapter {b.shape} · {a.shape}"
-                )
-            target += np.float32(weight) * (b @ a).T
+            self._check(path, layer, part, target.shape)
+            added = (part.b @ part.a).T
+            if part.length is not None:
+                plain = np.asarray(base if layer is None else base[layer], np.float32)
+                lengths = np.linalg.norm(plain + added, axis=0)
+                stretch = part.length / np.where(lengths > 0, lengths, 1)
+                added = (plain + added) * stretch - plain
+            target += np.float32(weight) * added
         return kernel
+
+    def _check(self, path: tuple, layer: int | None, part: Part, shape: tuple[int, ...]) -> None:
+        fits = shape == (part.a.shape[1], part.b.shape[0]) and len(part.a) == part.b.shape[1]
+        if not fits or (part.length is not None and part.length.shape != shape[1:]):
+            raise PretrainedError(
+                f"{self.file}: {to_name(path, layer)} is {shape[::-1]} in the network,"
+                f" and its adapter {part.b.shape} · {part.a.shape}"
+            )
+
+    def start(
+        self, lora: LoRA, shapes: dict[str, Any], kernel: Callable[[tuple[str, ...]], Any]
+    ) -> dict[str, Any]:
+        """The parameters of a run that goes on from these adapters, as `add_lora` makes them.
+
+        Args:
+          lora: the run's.
+          shapes: of the base's parameters.
+          kernel: path → one of its matrices, which DoRA needs.
+
+        Raises PretrainedError for targets, ranks or layers that differ, and for DoRA in one alone.
+        """
+        wanted = {(*TARGETS[name], "kernel"): name for name in lora.targets}
+        if wanted.keys() != self.parts.keys():
+            ours, theirs = ({".".join(path[:-1]) for path in p} for p in (wanted, self.parts))
+            raise PretrainedError(
+                f"lora.init_adapter={self.file} and lora.targets differ: only in the file are "
+                f"{sorted(theirs - ours)}, only in lora.targets {sorted(ours - theirs)}"
+            )
+        leaves, shapes = {}, traverse_util.flatten_dict(shapes)
+        for path, name in wanted.items():
+            *stack, width, out = shapes[path].shape
+            layers, rank = range(*stack) if stack else (None,), lora.rank_of(name)
+            if missing := set(layers) - self.parts[path].keys():
+                raise PretrainedError(
+                    f"lora.init_adapter={self.file} has no {to_name(path, min(missing))}"
+                )
+            parts = [self.parts[path][layer] for layer in layers]
+            for layer, part in zip(layers, parts, strict=True):
+                self._check(path, layer, part, (width, out))
+                where = f"lora.init_adapter={self.file}: {to_name(path, layer)}"
+                if len(part.a) != rank:
+                    raise PretrainedError(f"{where} has rank {len(part.a)}, and {name} here {rank}")
+                if (part.length is not None) != lora.dora:
+                    raise PretrainedError(
+                        f"{where} is {'' if part.length is not None else 'not '}of DoRA, and "
+                        f"lora.dora={lora.dora}"
+                    )
+            scale = np.float32(lora.scale_of(path))
+            stacked = {"lora_a": [p.a.T for p in parts], "lora_b": [p.b.T / scale for p in parts]}
+            if lora.dora:
+                lengths = np.linalg.norm(np.asarray(kernel(path), np.float32), axis=-2)
+                stacked["lora_m"] = [
+                    part.length / np.where(length > 0, length, 1)
+                    for part, length in zip(parts, lengths.reshape(-1, out), strict=True)
+                ]
+            for leaf, values in stacked.items():
+                leaves[*path[:-1], leaf] = np.stack(values) if stack else values[0]
+        return traverse_util.unflatten_dict(leaves)
 
 
 def read_adapter(path: str | Path, shapes: dict[str, Any]) -> Adapter:
@@ -123,7 +221,7 @@ def read_adapter(path: str | Path, shapes: dict[str, Any]) -> Adapter:
 
     Raises PretrainedError that names what is missing, unknown or of no known form.
     """
-    file = _find(Path(path))
+    file = find_adapter(path)
     try:
         tensors = read_tensors(file.parent, file.stem)
         notes = _notes(file)
@@ -146,9 +244,11 @@ def read_adapter(path: str | Path, shapes: dict[str, Any]) -> Adapter:
         if not {"A", "B"} <= found.keys() or place.path not in leaves or not inside:
             unknown.append(module)
             continue
-        rank = found["A"].shape[0]
+        rank, length = found["A"].shape[0], found.get("length")
         alpha = found["alpha"].item() if "alpha" in found else scales(module, rank)
-        parts.setdefault(place.path, {})[place.layer] = (found["A"], found["B"] * (alpha / rank))
+        parts.setdefault(place.path, {})[place.layer] = Part(
+            found["A"], found["B"] * (alpha / rank), None if length is None else length.reshape(-1)
+        )
     if unknown or not parts:
         raise PretrainedError(
             f"adapter {file} does not fit this network: {sorted(unknown)[:5] or 'it is empty'}"
@@ -156,15 +256,21 @@ def read_adapter(path: str | Path, shapes: dict[str, Any]) -> Adapter:
     return Adapter(file, parts, notes.get(_BASE, ""))
 
 
-def _modules(adapters: dict[str, Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, A (rank, in) and B (out, rank) of every adapted matrix."""
+def _modules(
+    adapters: dict[str, Any], kernel: Callable[[tuple[str, ...]], Any] | None
+) -> Iterator[tuple[str, tuple[str, ...], Part]]:
+    """Name, path and adapter of every adapted matrix; alpha/rank is not in b."""
     leaves = traverse_util.flatten_dict(adapters)
-    for path, stacked in leaves.items():
-        if path[-1] == "lora_a":
-            pairs = zip(np.asarray(stacked), np.asarray(leaves[*path[:-1], "lora_b"]), strict=True)
-            for layer, (a, b) in enumerate(pairs):
-                module = to_name((*path[:-1], "kernel"), layer).removesuffix(".weight")
-                yield module, a.T, b.T
+    for path in [path for path in leaves if path[-1] == "lora_a"]:
+        a, b = (np.asarray(leaves[*path[:-1], name]) for name in ("lora_a", "lora_b"))
+        lengths, place = leaves.get((*path[:-1], "lora_m")), (*path[:-1], "kernel")
+        if lengths is not None:
+            base = np.asarray(kernel(place), np.float32)
+            lengths = np.asarray(lengths) * np.linalg.norm(base, axis=-2)
+        for layer in range(len(a)) if a.ndim == 3 else (None,):
+            one = (..., slice(None)) if layer is None else layer
+            part = Part(a[one].T, b[one].T, None if lengths is None else lengths[one])
+            yield to_name(place, layer).removesuffix(".weight"), path, part
 
 
 def _write(folder: Path, stem: str, tensors: dict, dtype: str, notes: dict[str, str]) -> Path:
@@ -177,7 +283,12 @@ def _write(folder: Path, stem: str, tensors: dict, dtype: str, notes: dict[str, 
     return folder / f"{stem}.safetensors"
 
 
-def _find(path: Path) -> Path:
+def find_adapter(path: str | Path) -> Path:
+    """The file of adapters that a path names, or that lies in the folder it names.
+
+    Raises PretrainedError where there is none.
+    """
+    path = Path(path)
     if path.is_dir():
         found = [path / name for name in ADAPTER_FILES if (path / name).is_file()]
         if not found:
@@ -189,16 +300,15 @@ def _find(path: Path) -> Path:
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    """The module of a tensor, and "A", "B" or "alpha"; None for others."""
+    """The module of a tensor, and "A", "B", "alpha" or "length"; None for others."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
-    ends = {"lora_A": "A", "lora_down": "A", "lora_B": "B", "lora_up": "B"}
     if name.endswith(".alpha"):
         return name.removesuffix(".alpha"), "alpha"
     parts = name.removesuffix(".weight").rsplit(".", 1)
     if parts[-1] == "default":  # as peft's state_dict has it
         parts = parts[0].rsplit(".", 1)
-    return parts[0], ends.get(parts[-1])
+    return parts[0], _ENDS.get(parts[-1])
 
 
 def _notes(file: Path) -> dict[str, str]:
@@ -215,8 +325,6 @@ def _scales(file: Path, notes: dict[str, str]):
         fields = {name.removeprefix("transformer."): value for name, value in fields.items()}
     elif file.stem == PEFT_STEM and (file.parent / "adapter_config.json").is_file():
         fields = json.loads((file.parent / "adapter_config.json").read_text(encoding="utf-8"))
-    if fields.get("use_dora"):
-        raise PretrainedError(f"adapter {file} is of DoRA, which is not supported")
     pattern = fields.get("alpha_pattern") or {}
 
     def alpha(module: str, rank: int) -> float:

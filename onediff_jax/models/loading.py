@@ -8,8 +8,10 @@ non-float tensor is listed in one error.
 import dataclasses
 import gc
 import json
+import logging
 import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,6 +40,7 @@ _DTYPES = {
 }
 _WEIGHT_DTYPES = tuple(_DTYPES[name] for name in ("F32", "F16", "BF16"))
 COMPUTE_DTYPES = ("float32", "bfloat16")
+VARIANTS = ("fp32", "fp16", "bf16")  # names of variants that are precisions, the finest first
 _TILE = 256  # sides of the pieces in which a transposed matrix is copied
 _ALIGNMENT = 64  # bytes; where a host array starts at a multiple, a CPU array needs no copy
 
@@ -81,45 +84,107 @@ def read_config(folder) -> dict:
 
 
 def read_tensors(folder, stem: str) -> dict[str, np.ndarray]:
-    """All tensors of `<stem>.safetensors`, or of the shards its index names, memory-mapped.
+    """All tensors of `<stem>.safetensors`, or of the shards its index names, memory-mapped; where
+    there is neither, those of a variant (`weight_files`).
 
     Errors (ValueError): no such file, a pickle only, a tensor in a shard other than the index says.
     """
-    folder = pathlib.Path(folder)
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file() and index.is_file():
-        raise ValueError(
-            f"{str(folder)!r} holds {single.name} and {index.name}: one of them is left from an "
-            "earlier save, and libraries differ in which they read. Remove the stale one (with the "
-            "shards that the index names)"
-        )
-    if single.is_file():
-        return _read_file(single)
-    if not index.is_file():
-        found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        pickles = [n for n in found if n.endswith((".bin", ".bin.index.json", ".pt", ".ckpt"))]
-        if pickles:
-            raise ValueError(
-                f"{str(folder)!r} holds {pickles} and no {single.name}: these are pickles, which "
-                "can run code when they are opened, so they are not read. Save the model again "
-                "with save_pretrained(..., safe_serialization=True)"
-            )
-        raise ValueError(f"{str(folder)!r} has no {single.name} nor {index.name}; found {found}")
-    try:
-        weight_map = dict(read_json(index)["weight_map"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{index} is not an index of shards: it has no weight_map") from error
+    files, index = weight_files(folder, stem)
+    if index is None:
+        return _read_file(files[0])
+    weight_map = _weight_map(index)
     tensors, misplaced = {}, []
-    for name in sorted(set(weight_map.values())):
-        if name != pathlib.Path(name).name or not (folder / name).is_file():
-            raise ValueError(f"{index} names the shard {name!r}, which is not in the folder")
-        shard = _read_file(folder / name)
-        misplaced += [key for key in shard if weight_map.get(key) != name]
+    for file in files:
+        shard = _read_file(file)
+        misplaced += [key for key in shard if weight_map.get(key) != file.name]
         tensors |= shard
     misplaced += [key for key in weight_map if key not in tensors]
     if misplaced:
         raise ValueError(f"{index} does not match its shards: {sorted(set(misplaced))}")
     return tensors
+
+
+def weight_files(folder, stem: str) -> tuple[list[pathlib.Path], pathlib.Path | None]:
+    """The files that hold a folder's weights, and the index of them where there are shards.
+
+    The plain names count where they exist. Without them a variant does, as saved with variant=NAME:
+    `<stem>.NAME.safetensors`, or shards with `<stem>.safetensors.index.NAME.json`. Of several the
+    most precise one, in the order of VARIANTS; a log line says which was taken.
+
+    Errors (ValueError): no such file, a pickle only, one file and an index of the same name,
+    several variants of which none is in VARIANTS, an index that names files that are not there.
+    """
+    folder = pathlib.Path(folder)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    variants = _variants(names, stem)
+    variant = "" if "" in variants else _chosen_variant(folder, stem, set(variants))
+    if variant is None:
+        raise ValueError(_no_weights(folder, stem, names))
+    single, index = variants[variant]
+    if single and index:
+        raise ValueError(
+            f"{str(folder)!r} holds {single} and {index}: one of them is left from an "
+            "earlier save, and libraries differ in which they read. Remove the stale one (with the "
+            "shards that the index names)"
+        )
+    if variant:
+        logging.warning("%s has no %s.safetensors: %s is read", folder, stem, single or index)
+    if single:
+        return [folder / single], None
+    weight_map = _weight_map(folder / index)
+    shards = sorted(set(weight_map.values()))
+    for name in shards:
+        if name != pathlib.Path(name).name or not (folder / name).is_file():
+            raise ValueError(
+                f"{folder / index} names the shard {name!r}, which is not in the folder"
+            )
+    return [folder / name for name in shards], folder / index
+
+
+def _variants(names: list[str], stem: str) -> dict[str, list[str | None]]:
+    """Variant ("": none) → the names of its one file and of its index, None where there is none."""
+    forms = (
+        re.compile(re.escape(stem) + r"(?:\.([\w-]+))?\.safetensors"),
+        re.compile(re.escape(stem) + r"\.safetensors\.index(?:\.([\w-]+))?\.json"),
+    )
+    found: dict[str, list[str | None]] = {}
+    for place, form in enumerate(forms):
+        for name in names:
+            match = form.fullmatch(name)
+            if match and not re.search(r"-\d+-of-\d+", name):
+                found.setdefault(match[1] or "", [None, None])[place] = name
+    return found
+
+
+def _chosen_variant(folder: pathlib.Path, stem: str, there: set[str]) -> str | None:
+    for name in VARIANTS:
+        if name in there:
+            return name
+    if len(there) > 1:
+        raise ValueError(
+            f"{str(folder)!r} has no {stem}.safetensors, and several variants: {sorted(there)}. "
+            f"Keep the one that is meant, or rename it to {stem}.safetensors"
+        )
+    return next(iter(there), None)
+
+
+def _no_weights(folder: pathlib.Path, stem: str, names: list[str]) -> str:
+    single = f"{stem}.safetensors"
+    pickles = [n for n in names if n.endswith((".bin", ".bin.index.json", ".pt", ".ckpt"))]
+    if pickles:
+        return (
+            f"{str(folder)!r} holds {pickles} and no {single}: these are pickles, which "
+            "can run code when they are opened, so they are not read. Save the model again "
+            "with save_pretrained(..., safe_serialization=True)"
+        )
+    return f"{str(folder)!r} has no {single} nor {single}.index.json; found {names}"
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    try:
+        return dict(read_json(index)["weight_map"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{index} is not an index of shards: it has no weight_map") from error
 
 
 def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:

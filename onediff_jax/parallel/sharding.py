@@ -30,7 +30,7 @@ RULES: tuple[tuple[str, tuple[P, ...]], ...] = (
     (r"final_layer/adaLN_modulation/linear/kernel", (P(None, "fsdp"),)),
     (r"final_layer/linear/kernel", (P("fsdp", None),)),
     (r".*/(bias|scale|weight|gate)", (P(),)),
-    (r"layers/.*/lora_[ab]", (P(),)),
+    (r".*/lora_[abm]", (P(),)),
 )
 
 

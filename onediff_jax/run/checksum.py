@@ -62,6 +62,7 @@ def _compiled(mesh: jax.sharding.Mesh | None):
     return jax.jit(lambda arrays: [_sum(array) for array in arrays], out_shardings=whole)
 
 
+@jax.jit  # arrays of one shape are traced once
 def _sum(array: jax.Array) -> jax.Array:
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)

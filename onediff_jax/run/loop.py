@@ -1,6 +1,7 @@
 """The training loop: one straight line from a config to a trained workdir."""
 
 import contextlib
+import functools
 import json
 import time
 from pathlib import Path
@@ -12,7 +13,6 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from onediff_jax.data.pipeline import BatchIterator, stream_hash
-from onediff_jax.evaluation.preview import Preview
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
 from onediff_jax.experiment.checks import upgrade_stream
 from onediff_jax.experiment.own_tasks import with_own_tasks
@@ -32,7 +32,7 @@ from onediff_jax.parallel.processes import (
     together,
 )
 from onediff_jax.parallel.program import Program
-from onediff_jax.parallel.sharding import on_mesh
+from onediff_jax.run.adapters import initial_adapters
 from onediff_jax.run.checkpoint import (
     CHECKPOINTS,
     CheckpointError,
@@ -50,17 +50,16 @@ from onediff_jax.run.incidents import (
 from onediff_jax.run.metrics import (
     Reporter,
     Results,
-    add_sums,
     console_line,
     memory_peak_gib,
     step_means,
-    task_means,
 )
-from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.observe import Observer, own_prompts
+from onediff_jax.run.optimizer import describe_longer, make_optimizer
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.trackers import call_webhook, check_trackers, check_webhook
-from onediff_jax.run.train_step import make_eval_step, on_device, sharded_train_step
+from onediff_jax.run.train_step import on_device, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 from onediff_jax.run.watchdog import Watchdog
 from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
@@ -80,7 +79,12 @@ class NotFiniteError(RuntimeError):
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, *, strict: bool = False, accept_changes: bool = False
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    strict: bool = False,
+    accept_changes: bool = False,
+    extend: bool = False,
 ) -> TrainState:
     """Trains until `train.steps`, from the newest checkpoint of the workdir if there is one.
 
@@ -90,6 +94,8 @@ def train(
       strict: raise for a damaged checkpoint instead of going on from the one before.
       accept_changes: go on although code, versions, weights or data are others than at the last
         start; `checkpoint.accept_changes` says so once for all.
+      extend: train.steps may be more than at the last start although the learning rate of every
+        step depends on it; it follows the new curve from here on.
 
     SIGTERM or Ctrl-C, to any of the processes, saves a checkpoint and returns; a second one ends
     the process at once. Raises ValueError (and its
@@ -100,7 +106,7 @@ def train(
     check_same(fingerprint(config, workdir))
     with contextlib.ExitStack() as opened:
         try:
-            return _Run(config, workdir, opened, strict, accept_changes).loop()
+            return _Run(config, workdir, opened, strict, accept_changes, extend).loop()
         except BaseException:
             if many():
                 opened.pop_all()  # closing a checkpoint waits for the others, who may be gone
@@ -120,6 +126,7 @@ class _Run:
         opened: contextlib.ExitStack,
         strict: bool,
         accept_changes: bool,
+        extend: bool,
     ):
         self.config, log, self.strict = config, config.log, strict
         self.is_writer = jax.process_index() == 0
@@ -131,9 +138,10 @@ class _Run:
             check_batch(self.mesh, config.train.batch_rows, self.experiment.layout.chunks)
             self.tx, schedule = make_optimizer(config.optim, config.train.steps)
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
+            prompts = own_prompts(self.experiment)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config, write=False)
+                claimed = Workdir(workdir, config, write=False, extend=extend)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
                 starts = not complete_steps(self.path / CHECKPOINTS)
@@ -145,6 +153,8 @@ class _Run:
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)
+            if not complete_steps(self.path / CHECKPOINTS):
+                self.initial_adapters  # noqa: B018 — read before anything long, and kept
             self.profile = ProfileWindow(
                 self.path / "profile",
                 first=log.profile_at if self.is_writer else 0,
@@ -185,21 +195,25 @@ class _Run:
         self.frozen = self._load_frozen(frozen)
         if self.experiment.online_text:
             self.experiment.online_text.place(self.mesh)
-        whole = jax.sharding.NamedSharding(self.mesh, jax.P())
-        evaluate = jax.jit(
-            on_mesh(make_eval_step(self.experiment), self.mesh),
-            in_shardings=(join(self.ema_shardings, frozen), row_shardings(self.mesh), None),
-            out_shardings=whole,
-        )
-        self.evaluate = Program(evaluate, "the held-out loss")
         self.batches = self._stream(config.train.batch_rows * config.train.accumulate)
         opened.callback(self.batches.close)
         self.results = Results()
         self.left_out: frozenset[str] = frozenset()
         self.goings_back: dict[int, int] = {}  # step → how often the run went back to it
         self.state = self._restore() or self._start()
-        self.held_out = self._held_out_batches()
-        self.preview = Preview(self.experiment, self.mesh) if log.sample_every else None
+        if self.is_writer and claimed.steps_before is not None:
+            steps = claimed.steps_before, config.train.steps, int(self.state.step)
+            self.reporter.say(describe_longer(config.optim, *steps))
+        self.observer = Observer(
+            self.experiment,
+            self.mesh,
+            held_out=self._held_out_batches(),
+            shardings=join(self.ema_shardings, frozen),
+            prompts=prompts,
+            reporter=self.reporter,
+            workdir=self.path,
+            is_writer=self.is_writer,
+        )
         if self.is_writer:
             claimed.begin()
 
@@ -262,11 +276,19 @@ class _Run:
         self.batches.leave_out(self.left_out)
         folder = self.config.init_from
         if not folder or self.experiment.lora:
-            return jax.jit(self._new_state, out_shardings=self.shardings)()
+            if self.initial_adapters:
+                self.reporter.say(f"adapters go on from {self.experiment.lora.init_adapter}")
+            new_state = jax.jit(self._new_state, out_shardings=self.shardings)
+            return new_state(self.initial_adapters)
         shapes = param_shapes(self.experiment)
         params = load_params(folder, self.experiment.model_config, shapes, self.shardings.params)
         self.reporter.say(f"weights and EMA start from {folder}")
         return jax.jit(self._new_state, out_shardings=self.shardings)(params)
+
+    @functools.cached_property
+    def initial_adapters(self) -> Any:
+        """The parameters of lora.init_adapter; None where it names none."""
+        return initial_adapters(self.experiment)
 
     def _loss_watch(self, state: dict[str, Any] | None = None) -> LossWatch:
         return LossWatch(self.config.train.spike_factor, state, self.experiment.tasks.names)
@@ -513,35 +535,15 @@ class _Run:
             )
 
     def _observe(self, step: int) -> None:
-        """Held-out loss and sample grids, when due."""
-        log, total = self.config.log, self.config.train.steps
-        last = step == total
-        evaluate = step in log.held_out_at or last or (step and step % log.held_out_every == 0)
-        preview = self.preview and step and (last or step % log.sample_every == 0)
-        if not (evaluate or preview):
+        """Held-out losses, samples and an evaluation of the averaged weights, when due."""
+        due = self.observer.due(step)
+        if not due:
             return
         self._log(step)
         with self.watchdog.waiting_for("a step"):
             self.results.settle()
         began = time.perf_counter()
         with self.watchdog.waiting_for("evaluation"):
-            self._evaluate(step, bool(evaluate), bool(preview))
+            params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
+            self.observer(step, params, due)
         self.clock.pause(time.perf_counter() - began)
-
-    def _evaluate(self, step: int, evaluate: bool, preview: bool) -> None:
-        total = self.config.train.steps
-        params = join(jax.device_put(self.state.ema, self.ema_shardings), self.frozen)
-        if evaluate:
-            key, sums = jax.random.key(self.config.seed + 1), None
-            for number, batch in enumerate(self.held_out):
-                found = self.evaluate(params, batch, jax.random.fold_in(key, number))
-                sums = add_sums(sums, jax.device_get(found))
-            values = task_means(sums, "held_out", self.experiment.tasks.names)
-            values["held_out"] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
-            self.reporter.scalars(step, values)
-            data = self.config.data
-            trained_on = data.name == "prepared" and data.evaluate_on == "train"
-            name = "loss on training examples" if trained_on else "held-out loss"
-            self.reporter.say(f"step {step}/{total}  {name} {values['held_out']:.4f}")
-        if preview:
-            self.reporter.image(step, "samples", self.preview(params, step))

@@ -57,6 +57,26 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
+def describe_longer(config: ConfigDict, before: int, now: int, step: int) -> str:
+    """What more steps mean for the learning rate of a run that goes on, in one line.
+
+    Args:
+      config: section optim.
+      before, now: train.steps.
+      step: at which it goes on.
+    """
+    old, new, end = (
+        f"{float(learning_rate(config, total)(at)):.3g}"
+        for total, at in ((before, step), (now, step), (now, now))
+    )
+    schedule = ConfigDict(complete("optim", config)).schedule
+    here = f"stays {new}" if old == new else f"would be {old} and is {new}"
+    return (
+        f"train.steps grows from {before} to {now}: at step {step} the learning rate ({schedule}) "
+        f"{here}; at step {now} it will be {end}"
+    )
+
+
 def decay_mask(params) -> dict:
     """True for matrices (leaves called `kernel`); norms, biases and gates are not decayed."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

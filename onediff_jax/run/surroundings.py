@@ -12,6 +12,7 @@ from onediff_jax.experiment.build import Experiment
 from onediff_jax.experiment.encoders import part_of
 from onediff_jax.files import file_hashes
 from onediff_jax.interop.config import transformer_folder
+from onediff_jax.interop.lora import find_adapter
 from onediff_jax.interop.pretrained import find_folder
 from onediff_jax.run.workdir import WorkdirError, code_hashes, differences, versions
 
@@ -22,6 +23,7 @@ _WORDS = {
     "code": "the package's code",
     "versions": "versions",
     "base": "the weights of init_from",
+    "adapter": "the adapter of lora.init_adapter",
     "text": "the text encoder",
     "data": "the prepared data",
 }
@@ -41,6 +43,9 @@ def surroundings(experiment: Experiment, *, starts: bool) -> dict[str, Any]:
     folder = config.init_from
     if folder and (starts or experiment.lora):
         found["base"] = _hashes(transformer_folder(find_folder(folder)))
+    if starts and experiment.lora and experiment.lora.init_adapter:
+        file = find_adapter(experiment.lora.init_adapter)
+        found["adapter"] = file_hashes(file.parent, [file.name])
     if experiment.online_text:
         parts = (part_of(config.text.folder, part) for part in ("text_encoder", "tokenizer"))
         found["text"] = {

@@ -2,17 +2,21 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
+import socket
 import sys
+import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
-_PACKAGES = {"tensorboard": "clu", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+_PACKAGES = {name: name for name in ("tensorboard", "wandb", "trackio", "mlflow")}
 _PROJECT = "onediff_jax"
 _SECONDS = 5  # that a webhook may take
 
@@ -30,19 +34,44 @@ class Tracker(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, workdir: Path, config: dict[str, Any]):
-        from clu import metric_writers  # brings tensorflow: seconds, after all checks
+    """Event files in the workdir, without tensorflow, whose import takes seconds of every start."""
 
-        self._writer = metric_writers.SummaryWriter(str(workdir))
+    def __init__(self, workdir: Path, config: dict[str, Any]):
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.plugins.text.metadata import create_summary_metadata
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._text = create_summary_metadata("", "")
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter((workdir / name).open("wb"))
+        self._write(file_version="brain.Event:2")
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+    def _add(self, step: int, values: Iterable[Any]) -> None:
+        self._write(step=step, summary=self._summary(value=values))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._writer.write_scalars(step, values)
+        value = self._summary.Value
+        self._add(step, [value(tag=name, simple_value=v) for name, v in values.items()])
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        self._writer.write_images(step, {name: picture[None].astype(np.float32) / 255})
+        content, (height, width, _) = io.BytesIO(), picture.shape
+        Image.fromarray(picture).save(content, "PNG")
+        encoded = self._summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=content.getvalue()
+        )
+        self._add(step, [self._summary.Value(tag=name, image=encoded)])
 
     def text(self, step: int, name: str, text: str) -> None:
-        self._writer.write_texts(step, {name: text})
+        from tensorboard.util.tensor_util import make_tensor_proto
+
+        tensor = make_tensor_proto([text.encode()])
+        self._add(step, [self._summary.Value(tag=name, metadata=self._text, tensor=tensor)])
 
     def close(self) -> None:
         self._writer.close()

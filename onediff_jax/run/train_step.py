@@ -31,6 +31,7 @@ def flow_loss(
     key: jax.Array,
     experiment: Experiment,
     tokens: jax.Array | None = None,
+    levels: jax.Array | None = None,
 ) -> tuple[jax.Array, Sums]:
     """Flow-matching loss of packed rows with a noise level per frame (paper, section 3.1).
 
@@ -41,17 +42,21 @@ def flow_loss(
     Args:
       tokens: the weighted tokens that the sum is divided by, where these rows are a part of a
         larger batch; None: those of these rows.
+      levels: σ of every frame (rows, frames) in place of drawn ones; NaN where it is drawn.
 
     Returns:
       The squared error of the velocity, its sum over the weighted tokens divided by `tokens`, and
       sums: task_loss and task_tokens per task (tasks,), slot_loss and slot_tokens per slot of every
-      row (rows, slots), and the numbers of valid and of all tokens.
+      row (rows, slots), and the numbers of valid and of all tokens; with `levels` also frame_loss
+      and frame_tokens (rows, frames).
     """
     layout = experiment.layout
     rows = batch["tokens"].shape[0]
     noise_key, time_key, given_key = jax.random.split(key, 3)
     noise = jax.random.normal(noise_key, batch["tokens"].shape)
     sigma = sample_sigmas(time_key, (rows, layout.frames), experiment.times, ray_frames(layout))
+    if levels is not None:
+        sigma = jnp.where(jnp.isnan(levels), sigma, levels)
     given = given_frames(batch, layout)
     small = jax.random.uniform(
         given_key, sigma.shape, maxval=experiment.config.flow.condition_sigma
@@ -72,7 +77,12 @@ def flow_loss(
     weight = token_weights(batch, experiment)
     tokens = weight.sum() if tokens is None else tokens
     loss = (error * weight).sum() / jnp.where(tokens > 0, tokens, 1.0)
-    return loss, _sums(error * weight, weight, batch, experiment)
+    sums = _sums(error * weight, weight, batch, experiment)
+    if levels is not None:
+        of_frame = jax.nn.one_hot(layout.chunk_frame, layout.frames)  # (c, f)
+        sums["frame_loss"] = (error * weight).sum(-1) @ of_frame
+        sums["frame_tokens"] = weight.sum(-1) @ of_frame
+    return loss, sums
 
 
 def _sums(error: jax.Array, weight: jax.Array, batch: Batch, experiment: Experiment) -> Sums:
@@ -251,10 +261,10 @@ def on_device(shardings: Any) -> Any:
     return jax.tree.map(one, shardings)
 
 
-def make_eval_step(experiment: Experiment) -> Callable[[Any, Batch, jax.Array], Sums]:
-    """Per-task loss sums of a batch at fixed noise, for held-out bundles."""
+def make_eval_step(experiment: Experiment) -> Callable[..., Sums]:
+    """Loss sums of a batch at fixed noise, for held-out bundles; `levels` as in `flow_loss`."""
 
-    def step(params: Any, batch: Batch, key: jax.Array) -> Sums:
-        return flow_loss(params, batch, key, experiment)[1]
+    def step(params: Any, batch: Batch, key: jax.Array, levels: jax.Array | None = None) -> Sums:
+        return flow_loss(params, batch, key, experiment, levels=levels)[1]
 
     return step

@@ -50,8 +50,10 @@ class Clock:
     """
 
     def __init__(self, first_start: float, productive: float = 0.0):
-        self._first_start, self._productive = first_start, productive
-        self._begin = time.perf_counter()
+        # The wall clock may be set back or forth: it is asked once, and cannot be less than what
+        # was productive; from here on the time is counted.
+        self._before, self._productive = max(time.time() - first_start, productive), productive
+        self._made = self._begin = time.perf_counter()
         self._steps, self._waited = 0, 0.0
 
     def wait(self, seconds: float) -> None:
@@ -90,7 +92,7 @@ class Clock:
             "steps_per_second": self._steps / elapsed,
             "step_seconds": elapsed / self._steps,
             "data_wait": self._waited / elapsed,
-            "goodput": self._productive / max(time.time() - self._first_start, 1e-9),
+            "goodput": self._productive / max(self._before + now - self._made, 1e-9),
         }
         self._begin, self._steps, self._waited = now, 0, 0.0
         return found

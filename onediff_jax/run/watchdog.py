@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from onediff_jax import exits
+from onediff_jax.data.readers import ask_for_stacks
 from onediff_jax.experiment.schema import ON_HANG
 
 _TIMES_MEDIAN = 10  # of the same thing's earlier durations
@@ -33,7 +34,7 @@ class Watchdog:
 
     What takes longer than ten times the median of its like, and than a minute (ten for a save or an
     evaluation, an hour where a program may be compiled), is reported once on `output`: its name,
-    and the stack of every thread.
+    the stack of every thread, and of those of reading processes.
 
     Args:
       on_hang: "report", or "exit": the process ends with exits.HANGS after the report, so that a
@@ -104,6 +105,7 @@ class Watchdog:
             flush=True,
         )
         faulthandler.dump_traceback(file=self._output, all_threads=True)
+        ask_for_stacks(self._output)
         self._output.flush()
         if self._exit:
             os._exit(exits.HANGS.code)

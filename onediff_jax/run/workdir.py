@@ -1,5 +1,6 @@
 """The folder of a run: one process group at a time, one config, versions written down."""
 
+import contextlib
 import fcntl
 import json
 import platform
@@ -30,21 +31,26 @@ class Workdir:
       path: the folder; it is made.
       config: of the run.
       write: False checks only: nothing stays of a folder that is released before `begin`.
+      extend: train.steps may be more than before whatever the schedule.
 
     Attributes:
       path: absolute.
       first_start: Unix time at which the run was started for the first time.
       notes: what was recovered, one line each.
+      steps_before: train.steps of the last start, where it is less than now; else None.
 
     Raises WorkdirError when it cannot be written, another process uses it, or it holds the run of
     another config (the differing fields are named).
     """
 
-    def __init__(self, path: str | Path, config: ConfigDict, *, write: bool = True):
+    def __init__(
+        self, path: str | Path, config: ConfigDict, *, write: bool = True, extend: bool = False
+    ):
         self.path, self._lock = run_folder(path), None
         self.notes: list[str] = []
         self._begun, self._surroundings = False, None
         self._config = json.loads(config.to_json_best_effort())
+        self._extend, self.steps_before = extend, None
         try:
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -129,11 +135,16 @@ class Workdir:
         if not file.exists():
             return
         old, new = upgrade(self._old_config(file), file), upgrade(self._config, "")
-        differ = [
-            f"{name}: {before!r} in the workdir, {now!r} now"
-            for name, before, now in differences(old, new)
-            if not is_free(name) and not (name == "train.steps" and may_grow(old, new))
-        ]
+        differ = []
+        for name, before, now in differences(old, new):
+            longer = name == "train.steps" and now > before
+            if longer and (self._extend or may_grow(old, new)):
+                self.steps_before = before
+            elif not is_free(name):
+                hint = (
+                    f" (--extend goes on to {now} with this schedule's new curve)" if longer else ""
+                )
+                differ.append(f"{name}: {before!r} in the workdir, {now!r} now{hint}")
         if differ:
             raise WorkdirError(
                 f"workdir {self.path} holds the run of another config:\n  "
@@ -174,10 +185,11 @@ class Workdir:
     def release(self) -> None:
         """Lets another process have the folder; a start that was refused leaves nothing there."""
         if not self._begun and self._empty and not is_remote(self.path):
-            for entry in self.path.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if self._made:
-                self.path.rmdir()
+            with contextlib.suppress(OSError):  # what ended the start is told, not this
+                for entry in self.path.iterdir():
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                if self._made:
+                    self.path.rmdir()
         if self._lock is not None:
             self._lock.close()
 

@@ -15,8 +15,6 @@ from onediff_jax.data.sources.transforms import read_cameras
 from onediff_jax.tasks.cameras import Cameras
 
 MAX_PIXELS = 64_000_000
-# 16-bit values below this are measurements: millimetres up to 16 m. As a picture they are black.
-_DARKEST_PICTURE = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +58,6 @@ class FileReader:
         if role not in ("depth", "semanticmap"):
             if data.startswith(b"\x93NUMPY"):
                 raise ValueError(f"a NumPy file is read as depth or a class map, not as {role}")
-            _check_picture(images, data, role)
             return images.decode(data), ()
         conditions = ConditionReader(
             classes=None if self.classes is None else ClassList.load(self.classes),
@@ -71,19 +68,6 @@ class FileReader:
         )
         found = conditions.read(role, data, None, "given")
         return found.image, found.regions
-
-
-def _check_picture(images: ImageReader, data: bytes, role: str) -> None:
-    """Raises ValueError for 16-bit measurements, which would be a black picture."""
-    if data[:4] not in (b"\x89PNG", b"II*\0", b"MM\0*"):  # no other kind has 16 bits
-        return
-    values, _ = images.values(data)
-    if values.ndim == 2 and values.dtype != np.uint8 and 255 < values.max() < _DARKEST_PICTURE:
-        raise ValueError(
-            f"16-bit values of {values.min()}…{values.max()} are measurements such as millimetres, "
-            f"and would be black as {role}. As depth it is read in a direction that is given depth "
-            "(--task=depth2image, --depth_scale); as a picture, save it with the whole range"
-        )
 
 
 def cameras_of(

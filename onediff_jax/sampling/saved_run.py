@@ -30,6 +30,7 @@ class SavedRun:
       experiment, step: what it is.
       shapes: nested dict of the network's own parameters (without adapters).
       adapters: nested dict of the trained adapters of a LoRA run; None for others.
+      base: path → a parameter of the weights that they are for; None for others.
 
     Raises ValueError (WorkdirError, CheckpointError, PretrainedError) for what cannot be read.
     """
@@ -48,13 +49,13 @@ class SavedRun:
         self.step = self._saved.step
         self._trained = traverse_util.flatten_dict(param_shapes(self.experiment))
         self._group: dict[_LeafPath, jax.Array] = {}
-        self.adapters = None
+        self.adapters = self.base = None
         self.shapes = traverse_util.unflatten_dict(self._trained)
         if self.experiment.lora:
             self.adapters = traverse_util.unflatten_dict(self._read(list(self._trained)))
             self.shapes = model_shapes(self.experiment.model_config)
             folder = checked_transformer(self.experiment.config.init_from)
-            self._base = open_weights(folder, self.shapes)
+            self.base = open_weights(folder, self.shapes)
 
     def leaf(self, path: tuple[str, ...]) -> jax.Array:
         """One of the network's own parameters (of all layers), its adapter merged into it.
@@ -67,11 +68,11 @@ class SavedRun:
                 self._group = self._read(self._next(path))
             return self._group.pop(path)
         adapters = traverse_util.flatten_dict(self.adapters)
-        kernel, a = self._base(path), adapters.get((*path[:-1], "lora_a"))
+        kernel, a = self.base(path), adapters.get((*path[:-1], "lora_a"))
         if path[-1] != "kernel" or a is None:
             return kernel
-        scale = self.experiment.lora.scale
-        return merged(kernel, a, adapters[(*path[:-1], "lora_b")], scale)
+        b, m = adapters[(*path[:-1], "lora_b")], adapters.get((*path[:-1], "lora_m"))
+        return merged(kernel, a, b, self.experiment.lora.scale_of(path), m)
 
     def _next(self, path: _LeafPath) -> list[_LeafPath]:
         """This path and those after it, as long as they are small together."""

@@ -111,9 +111,12 @@ def test_older_checkpoints_know_their_stream():
 
 @pytest.mark.parametrize(
     "schedule, steps, allowed",
-    [("constant", 16, True), ("constant", 4, False), ("cosine", 16, False)],
+    [
+        *(("constant", 16, True), ("constant", 4, False), ("wsd", 16, True), ("rsqrt", 16, True)),
+        *(("cosine", 16, False), ("late_cosine", 16, False), ("linear", 16, False)),
+    ],
 )
-def test_more_steps_where_no_learning_rate_depends_on_them(schedule, steps, allowed):
+def test_more_steps_without_a_flag(schedule, steps, allowed):
     old = changed(optim__schedule=schedule, train__steps=8).to_dict()
     new = changed(optim__schedule=schedule, train__steps=steps).to_dict()
     assert may_grow(old, new) is allowed

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from onediff_jax.exporting.encoders import check_text, check_vae
+from onediff_jax.exporting.encoders import check_text, check_vae, copy_part
 from onediff_jax.exporting.place import ExportError
 
 
@@ -46,6 +46,40 @@ def test_half_a_text_encoder(pipeline):
     file.unlink()
     with pytest.raises(ExportError, match=r"no model.safetensors"):
         check_text(pipeline, 16)
+
+
+def test_variants_get_the_plain_names(pipeline, tmp_path):
+    """By those a pipeline loads them; other variants stay behind."""
+    vae, text = pipeline / "vae", pipeline / "text_encoder"
+    plain = vae / "diffusion_pytorch_model.safetensors"
+    shutil.copyfile(plain, vae / "diffusion_pytorch_model.bf16.safetensors")
+    plain = plain.rename(vae / "diffusion_pytorch_model.fp16.safetensors")
+    weights = load_file(text / "model.safetensors")
+    (text / "model.safetensors").unlink()
+    names = sorted(weights)
+    weight_map = {}
+    for number, part in enumerate((names[:3], names[3:]), 1):
+        shard = f"model.fp16-{number:05d}-of-00002.safetensors"
+        save_file({name: weights[name] for name in part}, text / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    index = text / "model.safetensors.index.fp16.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    check_vae(vae, 16)
+    check_text(pipeline, 16)
+    for part in ("vae", "text_encoder"):
+        copy_part(pipeline / part, tmp_path / "out" / part)
+    made = sorted(p.name for p in (tmp_path / "out").rglob("*") if p.suffix != ".txt")
+    assert [name for name in made if "safetensors" in name] == [
+        "diffusion_pytorch_model.safetensors",
+        *(f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)),
+        "model.safetensors.index.json",
+    ]
+    copied = (tmp_path / "out/vae/diffusion_pytorch_model.safetensors").read_bytes()
+    assert copied == plain.read_bytes()
+    from transformers import T5EncoderModel
+
+    loaded = T5EncoderModel.from_pretrained(tmp_path / "out/text_encoder").state_dict()
+    assert all((loaded[name].numpy() == weights[name]).all() for name in names)
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,29 @@ every file that was synced.
 """
 
 import errno
+import fcntl
 import json
 import os
 import runpy
 import signal
+import struct
+import subprocess
 import sys
 import threading
 import time
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+SHUTDOWN, NO_FLUSH = 0x8004587D, 2  # FS_IOC_SHUTDOWN: the file system is gone, as without power
+YEAR = 365 * 86400
 
 
 class Fault:
     """Counts events and acts at one of them."""
 
-    def __init__(self, watch: str, at: int, do: str, log: str):
+    def __init__(self, watch: str, at: int, do: str, log: str, disk: str = ""):
         self.watch, self.at, self.do, self.log = os.path.realpath(watch), at, do, log
+        self.disk = disk  # where the file system lies whose power goes
         self.count, self.main = 0, os.getpid()
 
     def __call__(self, event: str, arguments: tuple) -> None:
@@ -44,23 +50,37 @@ class Fault:
             return
         self.count += 1
         if self.count == self.at:
-            self.act(event)
+            self.act()
 
-    def act(self, event: str) -> None:
+    def act(self) -> None:
         """The fault itself."""
-        if self.do in ("kill", "power"):
+        if self.do in ("device", "failing"):
+            shut_down(self.disk)
+        if self.do in ("kill", "power", "device"):
             os.kill(self.main, signal.SIGKILL)
         if self.do in ("term", "int"):
             os.kill(self.main, getattr(signal, f"SIG{self.do.upper()}"))
         if self.do in ("term2", "int2"):
             number = getattr(signal, f"SIG{self.do[:-1].upper()}")
             threading.Thread(target=twice, args=(self.main, number), daemon=True).start()
+        if self.do == "stop":  # and it goes on two seconds later
+            awake = ["sh", "-c", f"sleep 2; kill -CONT {self.main}"]
+            subprocess.Popen(awake, start_new_session=True, env={"PATH": os.environ["PATH"]})
+            os.kill(self.main, signal.SIGSTOP)
         if self.do == "full":
             raise OSError(errno.ENOSPC, "No space left on device")
         if self.do in ("back", "forth"):
-            jump = -86400 * 365 if self.do == "back" else 86400 * 365
-            real = time.time
+            jump, real = -YEAR if self.do == "back" else YEAR, time.time
             time.time = lambda: real() + jump
+
+
+def shut_down(disk: str) -> None:
+    """What was not written to the device of a mounted file system is gone, and nothing comes."""
+    device = os.stat(disk).st_dev
+    if not os.path.ismount(disk) or device == os.stat(os.path.dirname(disk)).st_dev:
+        raise ValueError(f"{disk} is no file system of its own")
+    handle = os.open(disk, os.O_RDONLY)
+    fcntl.ioctl(handle, SHUTDOWN, struct.pack("I", NO_FLUSH))
 
 
 def twice(process: int, number: int) -> None:
@@ -86,15 +106,36 @@ def remember_syncs(log: str) -> None:
     os.fsync = synced
 
 
-def main() -> None:
+def spoil(name: str, factor: float) -> None:
+    """Whenever the example of that name is read, its latents are `factor` times what they were."""
+    import dataclasses
+
+    from onediff_jax.data.pipeline import Reference
+
+    read = Reference.read
+
+    class Spoiled:
+        def __init__(self, example):
+            self.example = example
+
+        def draw(self, rng):
+            drawn = self.example.draw(rng)
+            return dataclasses.replace(drawn, frames=tuple(factor * f for f in drawn.frames))
+
+    Reference.read = lambda self: Spoiled(read(self)) if self.name == name else read(self)
+
+
+def main(arguments: list[str]) -> None:
     """Sets the fault and runs the module as the command line does."""
-    settings, module, *arguments = sys.argv[1:]
+    settings, module, *arguments = arguments
     settings = json.loads(settings)
+    sys.argv = [module, *arguments]
+    sys.path[0] = os.getcwd()
+    if "spoil" in settings:
+        spoil(*settings.pop("spoil"))
     remember_syncs(settings["log"])
     fault = Fault(**settings)
     sys.addaudithook(fault)
-    sys.argv = [module, *arguments]
-    sys.path[0] = os.getcwd()
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
@@ -103,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,6 +1,7 @@
 """Commands under fault: each is started again until it ends, and its result is compared."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,8 @@ from onediff_jax import exits
 ROOT = Path(__file__).parents[2]
 LIMIT = 240  # seconds; a command of these takes some ten on a free machine
 STEPS = 12
+# Programs here run a few times: what costs is compiling them.
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclasses.dataclass
@@ -56,66 +59,138 @@ class Command:
     module: str
     arguments: Callable[[Path], list[str]]
     result: Callable[[Path], object]
+    more: dict = dataclasses.field(default_factory=dict)  # of the child: what it spoils
+
+
+@dataclasses.dataclass
+class Started:
+    """A process that runs, the mark that its children carry, and where its output goes."""
+
+    pid: int
+    mark: str
+    files: tuple[Path, Path]
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        if self.code is None:
+            self.code = server().ask({"poll": self.pid})["code"]
+        return self.code
+
+    def children(self) -> list[int]:
+        """Processes that carry its mark in their environment, except zombies."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self.mark.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return [number for number in found if number != self.pid]
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.pid, 9)
+
+
+class Server:
+    """The process of server.py."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests/faults/server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | QUICK | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+
+    def ask(self, request: dict) -> dict:
+        """Its answer."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.stdin.close()
+        self._process.wait(20)
+
+
+@functools.cache
+def server() -> Server:
+    """The one that is used; started when it is first asked for."""
+    return Server()
+
+
+def close_server() -> None:
+    """Ends it, if it was started."""
+    if server.cache_info().currsize:
+        server().close()
+        server.cache_clear()
 
 
 def start(
-    command: Command, folder: Path, log: Path, *, at: int = 0, do: str = "", root: Path = ROOT
-) -> tuple[subprocess.Popen, str]:
-    """Starts a command with a fault; the process, and the mark that it and its children carry."""
+    command: Command,
+    folder: Path,
+    log: Path,
+    *,
+    at: int = 0,
+    do: str = "",
+    root: Path = ROOT,
+    weak: bool = False,
+    disk: Path | None = None,
+    **env: str,
+) -> Started:
+    """Starts a command with a fault; `weak`: without the power of root to write everywhere."""
     mark = uuid.uuid4().hex
     # An export is written beside its place.
     watch = folder.parent if command.name == "export" else folder
-    settings = json.dumps({"watch": str(watch), "at": at, "do": do, "log": str(log)})
-    environment = os.environ | {"ONEDIFF_FAULTS": mark, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/faults/child.py"), settings, command.module]
-        + command.arguments(folder),
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    return process, mark
+    settings = {"watch": str(watch), "at": at, "do": do, "log": str(log), **command.more}
+    settings |= {"disk": str(disk)} if disk else {}
+    files = (log.with_name(f"{log.name}.{mark}.out"), log.with_name(f"{log.name}.{mark}.err"))
+    pid = server().ask(
+        {
+            "start": {
+                "arguments": [json.dumps(settings), command.module, *command.arguments(folder)],
+                "env": os.environ | QUICK | {"ONEDIFF_FAULTS": mark, "PYTHONPATH": str(root)} | env,
+                "cwd": str(root),
+                "out": str(files[0]),
+                "err": str(files[1]),
+                "weak": weak,
+            }
+        }
+    )["pid"]
+    return Started(pid, mark, files)
 
 
-def finish(process: subprocess.Popen, mark: str) -> Ended:
-    """Waits for the end, at most LIMIT seconds; then looks for processes that went on."""
+def finish(process: Started, limit: float = LIMIT) -> Ended:
+    """Waits for the end, at most `limit` seconds; then looks for processes that went on."""
     began = time.monotonic()
-    try:
-        out, err = process.communicate(timeout=LIMIT)
-        code: int | None = process.returncode
-    except subprocess.TimeoutExpired:
-        for number in marked(mark):
+    while process.poll() is None and time.monotonic() < began + limit:
+        time.sleep(0.03)
+    code = process.poll()
+    if code is None:
+        process.kill()
+        for number in process.children():
             os.kill(number, 9)
-        out, err = process.communicate()
-        code = None
-    orphans = marked(mark)
+        while process.poll() is None:
+            time.sleep(0.03)
+    orphans = process.children()
     until = time.monotonic() + 8  # children notice within some seconds that they are alone
     while orphans and time.monotonic() < until:
         time.sleep(0.2)
-        orphans = marked(mark)
+        orphans = process.children()
     for number in orphans:
         os.kill(number, 9)
+    out, err = (file.read_text(errors="replace") for file in process.files)
     return Ended(code, out, err, orphans, time.monotonic() - began)
 
 
 def run(command: Command, folder: Path, log: Path, **fault) -> Ended:
     """Starts and waits."""
-    return finish(*start(command, folder, log, **fault))
-
-
-def marked(mark: str) -> list[int]:
-    """Processes that carry a mark in their environment, except zombies."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    return finish(start(command, folder, log, **fault))
 
 
 def power_cut(folder: Path, log: Path, rng) -> int:
@@ -137,9 +212,9 @@ def power_cut(folder: Path, log: Path, rng) -> int:
     return lost
 
 
-def trained(folder: Path) -> object:
+def trained(folder: Path, steps: int) -> object:
     """The checksums of every array after the last step, and the state of the data stream."""
-    about = json.loads((folder / "checkpoints" / str(STEPS) / "sums.json").read_text())
+    about = json.loads((folder / "checkpoints" / str(steps) / "sums.json").read_text())
     return about["arrays"], about["step"]
 
 
@@ -162,19 +237,32 @@ def prepared(folder: Path) -> object:
     return manifest["sha256"], shards
 
 
-def training(*more: str) -> Command:
+def evaluated(folder: Path) -> object:
+    """Every number, but for the seconds that it took."""
+    return without_seconds(json.loads((folder / "metrics.json").read_text()))
+
+
+def without_seconds(values: dict) -> dict:
+    """The values but for times, and for where the source lay."""
+    return {k: v for k, v in values.items() if k not in ("seconds", "source")}
+
+
+def training(*more: str, name: str = "train", steps: int = STEPS, **of_child) -> Command:
     """The smallest run: 12 steps, a checkpoint every 4."""
 
     def arguments(folder: Path) -> list[str]:
         return [
             f"--config={ROOT / 'tests/small_run.py'}",
             f"--workdir={folder}",
-            f"--config.train.steps={STEPS}",
+            f"--config.train.steps={steps}",
             "--config.log.held_out_every=1000",
             *more,
         ]
 
-    return Command("train", "onediff_jax.main", arguments, trained)
+    def result(folder: Path) -> object:
+        return trained(folder, steps)
+
+    return Command(name, "onediff_jax.main", arguments, result, of_child)
 
 
 def exporting(source: Path) -> Command:
@@ -184,6 +272,15 @@ def exporting(source: Path) -> Command:
         return [f"--source={source}", f"--out={folder}", "--overwrite"]
 
     return Command("export", "onediff_jax.export", arguments, exported)
+
+
+def evaluating(source: Path) -> Command:
+    """Evaluates a run on one scene."""
+
+    def arguments(folder: Path) -> list[str]:
+        return [f"--source={source}", f"--out={folder}", "--scenes=1", "--steps=1"]
+
+    return Command("evaluate", "onediff_jax.evaluate", arguments, evaluated)
 
 
 def preparing(pictures: Path) -> Command:

@@ -1,35 +1,30 @@
 """Rounds of faults: one each, chosen by a seed; then the same command again until it ends."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tests.faults import commands
-from tests.faults.commands import Command, Ended, finish, power_cut, run, start
+from tests.faults.commands import Command, Ended, run
+from tests.faults.kinds import KINDS
 
 AGAIN = 4  # starts after the fault
-KINDS = {
-    "train": (
-        *("kill", "kill", "power", "power", "term", "int", "term2", "int2", "full", "tmpfs"),
-        *("flip", "cut", "empty", "remove", "back", "forth", "worker", "second", "code"),
-    ),
-    "export": ("kill", "kill", "term", "full"),
-    "prepare": ("kill", "int", "term", "full"),
-}
+SHARES = {"train": 0.64, "export": 0.12, "prepare": 0.16, "evaluate": 0.08}
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A round. result: identical, refused (by name, and then mended as it says), wrong, hang,
-    orphan, hands (it did not end well by itself), or exit (a code without its reason)."""
+    """A round. result: identical, refused (by name, and then mended as it says), untried (this
+    machine cannot), wrong, hang, orphan, hands (it did not end well by itself), or exit (a code
+    without its reason). lost: steps that were trained again, at most."""
 
     command: str
     kind: str
@@ -37,6 +32,7 @@ class Outcome:
     result: str
     said: str
     seconds: float
+    lost: int = 0
 
 
 class Rounds:
@@ -44,201 +40,102 @@ class Rounds:
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.rng = folder, np.random.default_rng(seed)
-        self.train = commands.training()
-        self.number = 0
-        self.whole = folder / "whole"
+        self.number, self.lost = 0, 0
         self.events: dict[str, int] = {}
         self.want: dict[str, object] = {}
-        self._straight(self.train, self.whole)
-        self.others: dict[str, Command] = {}
+        self._others: dict[str, Command] = {}
+        # Keeps all its checkpoints: a run that was stopped is made of it.
+        keeps = commands.training("--config.checkpoint.keep_last=3")
+        self.whole = self.straight(keeps)
+        self.train = commands.training()
 
-    def _straight(self, command: Command, folder: Path) -> None:
-        log = self.folder / f"{command.name}.log"
-        ended = run(command, folder, log)
-        assert ended.code == 0, ended.err
-        self.want[command.name] = command.result(folder)
-        self.events[command.name] = int(Path(f"{log}.count").read_text())
+    def straight(self, command: Command) -> Path:
+        """The folder that a command makes without a fault."""
+        folder = self.folder / f"straight-{command.name}"
+        if command.name not in self.want:
+            log = self.folder / f"{command.name}.log"
+            ended = run(command, folder, log)
+            assert ended.code == 0, ended.err
+            self.want[command.name] = command.result(folder)
+            self.events[command.name] = int(Path(f"{log}.count").read_text())
+        return folder
 
     def command(self, name: str) -> Command:
         """Of that name; what it needs is made when it is first asked for."""
         if name == "train":
             return self.train
-        if name not in self.others:
-            if name == "export":
-                self.others[name] = commands.exporting(self.whole)
-            else:
-                self.others[name] = commands.preparing(pictures(self.folder / "pictures"))
-            self._straight(self.others[name], self.folder / f"straight-{name}")
-        return self.others[name]
+        if name not in self._others:
+            made = {
+                "export": lambda: commands.exporting(self.whole),
+                "evaluate": lambda: commands.evaluating(self.whole),
+                "prepare": lambda: commands.preparing(pictures(self.folder / "pictures")),
+            }[name]()
+            self._others[name] = made
+            self.straight(made)
+        return self._others[name]
+
+    def moment(self, command: Command) -> int:
+        """The number of one of its events."""
+        self.straight(command)
+        return int(self.rng.integers(1, self.events[command.name] + 1))
+
+    def stopped(self, folder: Path) -> Path:
+        """Makes the folder that of a run that was stopped after step 8."""
+        shutil.copytree(self.whole, folder)
+        shutil.rmtree(folder / "checkpoints" / str(commands.STEPS))
+        lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        early = [line for line in lines if json.loads(line)["step"] <= 8]
+        (folder / "metrics.jsonl").write_text("".join(early))
+        return folder
 
     def round(self, name: str = "", kind: str = "") -> Outcome:
         """One fault, and what became of it."""
-        name = name or str(self.rng.choice(list(KINDS), p=(0.7, 0.15, 0.15)))
-        kind = kind or str(self.rng.choice(KINDS[name]))
+        name = name or str(self.rng.choice(list(SHARES), p=list(SHARES.values())))
+        kind = kind or str(self.rng.choice(list(KINDS[name])))
         command = self.command(name)
-        self.number += 1
+        self.number, self.lost = self.number + 1, 0
         place = self.folder / f"round-{self.number}"
         place.mkdir()
         began = time.monotonic()
         try:
-            where, result, said = self._fault(command, kind, place)
+            where, result, said = KINDS[name][kind](self, command, kind, place)
         finally:
-            if os.path.ismount(place / "tmpfs"):
-                subprocess.run(["umount", str(place / "tmpfs")], check=False)
+            for disk in place.iterdir():
+                if os.path.ismount(disk):
+                    subprocess.run(["umount", "-l", str(disk)], check=False)
             shutil.rmtree(place, ignore_errors=True)
-        return Outcome(name, kind, where, result, said, time.monotonic() - began)
+        seconds = round(time.monotonic() - began, 1)
+        return Outcome(name, kind, where, result, said[:300], seconds, self.lost)
 
-    def _fault(self, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-        special: dict[str, Callable] = {
-            **dict.fromkeys(("flip", "cut", "empty", "remove"), self._damage),
-            "worker": self._worker,
-            "second": self._second,
-            "code": self._code,
-            "tmpfs": self._tmpfs,
-        }
-        if kind in special:
-            return special[kind](command, kind, place)
-        folder, log = place / command.name, place / "log"
-        if command.name == "export":
-            shutil.copytree(self.folder / "straight-export", folder)
-        at = int(self.rng.integers(1, self.events[command.name] + 1))
-        first = run(command, folder, log, at=at, do=kind)
-        where = f"event {at} of {self.events[command.name]}"
-        if kind == "power":
-            where += f", {power_cut(folder, log, self.rng)} files forgotten"
-        missing = command.name == "export" and not folder.exists()
-        where += ", the export was missing" if missing else ""
-        return where, *self._again(command, folder, place, first)
-
-    def _again(
-        self, command: Command, folder: Path, place: Path, first: Ended | None
+    def again(
+        self, command: Command, folder: Path, place: Path, first: Ended | None, **options
     ) -> tuple[str, str]:
         """Starts the command again until it ends well; (result, the last line of trouble)."""
+        self.straight(command)
         said = first.said if first else ""
         if first and (problem := first.problem()):
             return problem.split(" ")[0].rstrip(":"), problem
         for _ in range(AGAIN):
-            ended = run(command, folder, place / "log")
+            ended = run(command, folder, place / "log", **options)
             if problem := ended.problem():
                 return problem.split(" ")[0].rstrip(":"), problem
             if ended.code == 0:
                 same = command.result(folder) == self.want[command.name]
+                self.lost = max(self.lost, steps_lost(folder))
                 return ("identical" if same else "wrong"), said
             said = ended.said
             if ended.code == 1:
-                return "refused", said
+                return "refused", ended.err
         return "hands", said
 
-    def _damage(self, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-        """Of one file of a run that was stopped after step 8, which has checkpoints 4 and 8."""
-        folder = place / "train"
-        shutil.copytree(self._stopped(), folder)
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
-        file = files[int(self.rng.integers(len(files)))]
-        if self.rng.random() < 0.5:  # most bytes are those of arrays
-            file = max(files, key=lambda p: (p.stat().st_size, "/8/" in str(p)))
-        content = bytearray(file.read_bytes())
-        if kind == "flip":
-            content[int(self.rng.integers(len(content)))] ^= 1 << int(self.rng.integers(8))
-        size = {"flip": len(content), "cut": len(content) // 2}.get(kind, 0)
-        file.write_bytes(bytes(content[:size])) if kind != "remove" else file.unlink()
-        result, said = self._again(command, folder, place, None)
-        if result == "refused" and str(file.relative_to(folder)) in said:
-            file.unlink(missing_ok=True)  # as the message says
-            result, _ = self._again(command, folder, place, None)
-            result = "refused" if result == "identical" else result
-        elif result == "refused":
-            result = "refused, not by name"
-        return str(file.relative_to(folder)), result, said
 
-    def _stopped(self) -> Path:
-        """A run that was killed after step 8."""
-        folder = self.folder / "stopped"
-        if not folder.exists():
-            shorter = commands.training("--config.train.steps=1000000")
-            process, mark = start(shorter, folder, self.folder / "stopped.log")
-            until = time.monotonic() + commands.LIMIT
-            while not (folder / "checkpoints" / "8").exists() and time.monotonic() < until:
-                time.sleep(0.02)
-            process.kill()
-            finish(process, mark)
-            for step in (folder / "checkpoints").iterdir():
-                if step.name not in ("4", "8"):
-                    shutil.rmtree(step)
-            config = json.loads((folder / "config.json").read_text())
-            config["train"]["steps"] = commands.STEPS
-            for file in (folder / "config.json", *folder.glob("checkpoints/*/sums.json")):
-                text = json.loads(file.read_text())
-                (text.get("config") or text)["train"]["steps"] = commands.STEPS
-                file.write_text(json.dumps(text))
-        return folder
-
-    def _worker(self, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-        """A reading process is killed while the run goes on."""
-        folder = place / "train"
-        one = commands.training("--config.data.workers=1")
-        process, mark = start(one, folder, place / "log")
-        until = time.monotonic() + commands.LIMIT / 2
-        victims: list[int] = []
-        while process.poll() is None and not victims and time.monotonic() < until:
-            time.sleep(0.05)
-            victims = [n for n in commands.marked(mark) if n != process.pid and _is_reader(n)]
-        time.sleep(float(self.rng.random()))
-        for number in victims:
-            os.kill(number, 9)
-        first = finish(process, mark)
-        return f"{len(victims)} readers", *self._again(one, folder, place, first)
-
-    def _second(self, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-        """The same command is started twice at a time."""
-        folder = place / "train"
-        process, mark = start(command, folder, place / "log")
-        until = time.monotonic() + commands.LIMIT / 2
-        while not (folder / ".lock").exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        second = run(command, folder, place / "log2")
-        first = finish(process, mark)
-        if first.code == 0 and second.code == 0:  # one after the other
-            second = Ended(1, "", "error: in use by another process", [], 0)
-        if second.code != 1 or "in use by another process" not in second.err:
-            return "", "wrong", f"the second ended with {second.code}: {second.said}"
-        return "", *self._again(command, folder, place, first)
-
-    def _code(self, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-        """A file of the package changes between two starts."""
-        folder, root = place / "train", place / "root"
-        shutil.copytree(self._stopped(), folder)
-        root.mkdir()
-        for name in ("onediff_jax", "tests", "configs"):
-            shutil.copytree(commands.ROOT / name, root / name, ignore=_caches)
-        files = sorted((root / "onediff_jax").rglob("*.py"))
-        file = files[int(self.rng.integers(len(files)))]
-        file.write_text(file.read_text() + "\n# changed\n")
-        name = str(file.relative_to(root / "onediff_jax"))
-        ended = run(command, folder, place / "log", root=root)
-        if ended.code != 1 or f"{name} changed" not in ended.err:
-            return name, "wrong", f"exit {ended.code}: {ended.said}"
-        accepted = commands.training("--accept_changes")
-        ended = run(accepted, folder, place / "log", root=root)
-        same = ended.code == 0 and command.result(folder) == self.want["train"]
-        return name, ("identical" if same else "wrong"), ended.said
-
-    def _tmpfs(self, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-        """A disk that is really full (where there is root), and then has room."""
-        disk = place / "tmpfs"
-        disk.mkdir()
-        size = int(self.rng.integers(1, 12)) * 256 * 1024
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
-        if subprocess.run(mount, check=False, capture_output=True).returncode:
-            return "no root", "identical", "not tried"
-        folder = disk / "train"
-        first = run(command, folder, place / "log")
-        room = ["mount", "-o", "remount,size=200m", str(disk)]
-        subprocess.run(room, check=True)
-        where = f"{size / 1e6:.2f} MB"
-        if first.code not in (0, 74):
-            return where, "exit", f"exit {first.code}: {first.said[:300]}"
-        return where, *self._again(command, folder, place, first)
+def steps_lost(folder: Path) -> int:
+    """The most steps that a run trained again at once, by its metrics."""
+    file, steps = folder / "metrics.jsonl", []
+    if file.exists():
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        steps = [line["step"] for line in lines if "loss" in line]
+    return max((a - b + 1 for a, b in itertools.pairwise(steps) if b <= a), default=0)
 
 
 def pictures(folder: Path) -> Path:
@@ -250,14 +147,3 @@ def pictures(folder: Path) -> Path:
         small.resize((160, 120), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.jpg")
         (folder / f"{number:03d}.txt").write_text(f"picture {number}")
     return folder
-
-
-def _is_reader(process: int) -> bool:
-    try:
-        return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _caches(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if name in ("__pycache__", "golden")]

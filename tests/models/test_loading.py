@@ -66,7 +66,7 @@ def test_pickles_are_refused(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    (tmp_path / "model.fp16.safetensors").write_bytes(b"")
+    (tmp_path / "model.fp16.gguf").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no model.safetensors.*found \['model.fp16"):
         read_tensors(tmp_path, "model")
     with pytest.raises(ValueError, match="no config.json"):
@@ -109,6 +109,37 @@ def test_two_layouts_in_one_folder_are_refused(tmp_path):
         ValueError, match=r"model.safetensors and model.safetensors.index.json: one"
     ):
         read_tensors(tmp_path, "model")
+
+
+def test_variants(tmp_path, caplog):
+    """The plain file, then the finest of the known precisions, then the only one there is."""
+
+    def save(name, value):
+        save_file({"a": np.full(2, value, np.float32)}, tmp_path / name)
+
+    def read():
+        return float(read_tensors(tmp_path, "model")["a"][0])
+
+    save("model.non_ema.safetensors", 1)
+    save("other.safetensors", -1)
+    assert read() == 1 and "model.non_ema.safetensors is read" in caplog.text
+    save("model.ema.safetensors", 2)
+    with pytest.raises(ValueError, match=r"several variants: \['ema', 'non_ema'\]"):
+        read()
+    save("model.bf16.safetensors", 3)
+    assert read() == 3
+    save("model.fp16-00001-of-00001.safetensors", 4)
+    index = tmp_path / "model.safetensors.index.fp16.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.fp16-00001-of-00001.safetensors"}}))
+    assert read() == 4
+    save("model.fp16.safetensors", 5)
+    with pytest.raises(
+        ValueError, match=r"model.fp16.safetensors and model.safetensors.index.fp16"
+    ):
+        read()
+    caplog.clear()
+    save("model.safetensors", 6)
+    assert read() == 6 and not caplog.text
 
 
 def entry(start, end, shape=(2,), dtype="F32"):

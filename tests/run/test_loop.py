@@ -1,5 +1,6 @@
 """Training end to end, on the shrunken config: killed and resumed equals straight through."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -17,7 +18,7 @@ from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
 from onediff_jax.run.loop import NotFiniteError, _Run, train
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import new_state
-from onediff_jax.run.workdir import WorkdirError
+from onediff_jax.run.workdir import WorkdirError, load_config
 from tests.experiments import experiment, shrunken
 
 pytestmark = pytest.mark.slow
@@ -132,6 +133,24 @@ def test_running_a_finished_run_again_changes_nothing(straight, tmp_path):
     shutil.copytree(straight, workdir)
     state = train(shrunken(**CONFIG), workdir)
     assert int(state.step) == STEPS
+    assert_same(workdir, straight)
+
+
+def test_a_finished_run_gets_more_steps(straight, tmp_path, capsys):
+    """Only when it is said, as every step's learning rate changes with this schedule; what was
+    trained stays, and nothing is told twice."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(straight, workdir)
+    longer = shrunken(**CONFIG | {"train__steps": STEPS + 20})
+    with pytest.raises(WorkdirError, match=f"train.steps: {STEPS} .*--extend"):
+        train(longer, workdir)
+    assert_same(workdir, straight)
+    with contextlib.ExitStack() as opened:
+        run = _Run(longer, workdir, opened, False, False, extend=True)
+        assert int(run.state.step) == STEPS
+        told = capsys.readouterr().out
+        assert f"train.steps grows from {STEPS} to {STEPS + 20}: at step {STEPS} the" in told
+        assert load_config(workdir).train.steps == STEPS + 20
     assert_same(workdir, straight)
 
 

@@ -7,7 +7,14 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from onediff_jax.run.optimizer import at_step, decay_mask, ema_decay, learning_rate, make_optimizer
+from onediff_jax.run.optimizer import (
+    at_step,
+    decay_mask,
+    describe_longer,
+    ema_decay,
+    learning_rate,
+    make_optimizer,
+)
 
 PARAMS = {
     "linear": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
@@ -29,6 +36,17 @@ def settings(**changes) -> ConfigDict:
         "clip_norm": 1.0,
     }
     return ConfigDict(values | changes)
+
+
+def test_more_steps_in_words():
+    cosine = settings(schedule="cosine", warmup_steps=0)
+    said = describe_longer(cosine, 100, 200, 100)
+    assert said == (
+        "train.steps grows from 100 to 200: at step 100 the learning rate (cosine) would be 0.01 "
+        "and is 0.055; at step 200 it will be 0.01"
+    )
+    said = describe_longer(settings(), 100, 200, 60)
+    assert said.endswith("(constant) stays 0.1; at step 200 it will be 0.1")
 
 
 def test_warmup_never_is_zero():

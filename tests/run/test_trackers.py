@@ -1,6 +1,7 @@
 """Trackers by stand-ins of their packages, and the webhook by a server of this test."""
 
 import http.server
+import io
 import json
 import sys
 import threading
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from onediff_jax.run.trackers import Trackers, call_webhook, check_trackers, check_webhook
 
@@ -84,3 +86,22 @@ def test_webhook(capsys):
     call_webhook(url, "end", "mine")  # nobody listens
     call_webhook("", "end", "mine")
     assert capsys.readouterr().err.count("end was not sent") == 1
+
+
+def test_what_tensorboard_reads(tmp_path):
+    """Its own reader finds numbers, pictures and texts; nobody needed tensorflow."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    picture = np.arange(24 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    trackers = Trackers(("tensorboard",), tmp_path, {})
+    for step in (1, 2):
+        trackers.scalars(step, {"loss": 0.5 * step, "grad_norm": float("inf")})
+    trackers.image(2, "samples", picture)
+    trackers.text(0, "parameters", "| a |")
+    trackers.close()
+    read = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in read.Scalars("loss")] == [(1, 0.5), (2, 1.0)]
+    (found,) = read.Images("samples")
+    shown = Image.open(io.BytesIO(found.encoded_image_string))
+    np.testing.assert_array_equal(np.asarray(shown), picture)
+    (text,) = read.Tensors("parameters")
+    assert text.tensor_proto.string_val[0] == b"| a |"

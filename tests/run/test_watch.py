@@ -55,6 +55,20 @@ def test_clock(now):
     assert clock.productive == pytest.approx(39.0)
 
 
+@pytest.mark.parametrize("jump", [-(10.0**9), 10.0**9])
+def test_a_clock_that_is_set_moves_no_goodput(now, monkeypatch, jump):
+    """While the run goes on; and one that was set back before leaves a share of at most 1."""
+    clock = Clock(1e9, productive=30.0)
+    monkeypatch.setattr(time, "time", lambda: 1e9 + now.seconds + jump)
+    clock.tick()
+    now.seconds = 110.0
+    assert clock.report()["goodput"] == pytest.approx(40 / 110)
+    again = Clock(1e9, productive=40.0)
+    again.tick()
+    now.seconds = 120.0
+    assert again.report()["goodput"] == pytest.approx(1.0 if jump < 0 else 0.0, abs=1e-6)
+
+
 def test_compilation_is_not_productive(now):
     clock = Clock(1e9)
     clock.tick()

@@ -1,12 +1,15 @@
 """The watchdog: what is a hang, what it says, how it ends."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 
 from onediff_jax import exits
+from onediff_jax.data.readers import ask_for_stacks, begin_reader
 from onediff_jax.run.watchdog import Watchdog
 
 
@@ -51,6 +54,31 @@ def test_it_ends_the_process():
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == exits.HANGS.code
     assert "watchdog: a save takes" in ended.stderr and "ending with code 78" in ended.stderr
+
+
+def test_reading_processes_are_asked_too(capfd):
+    """One that knows how says where it is; one that would be ended by the signal goes on."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+
+    def read():
+        begin_reader(0, 1)
+        ready.set()
+        time.sleep(60)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this process has threads; the child only sleeps
+        processes = [context.Process(target=target) for target in (read, lambda: time.sleep(60))]
+        for process in processes:
+            process.start()
+    assert ready.wait(30)
+    ask_for_stacks(sys.stderr)
+    said = capfd.readouterr().err
+    assert f"Where process {processes[0].pid}" in said and "in read" in said
+    assert f"Where process {processes[1].pid}" not in said and processes[1].is_alive()
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def test_error():

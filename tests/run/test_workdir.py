@@ -77,6 +77,28 @@ def test_what_does_not_change_the_result_may_change(tmp_path):
     assert load_config(tmp_path).log.every_steps == 7
 
 
+def test_more_steps(tmp_path):
+    def longer(steps, **optim):
+        found = config()
+        found.train = ConfigDict({"steps": steps})
+        found.optim = ConfigDict({"schedule": "cosine", "learning_rate": 0.1} | optim)
+        return found
+
+    Workdir(tmp_path, longer(40)).release()
+    with pytest.raises(WorkdirError, match=r"train.steps: 40 .*60 now \(--extend goes on to 60"):
+        Workdir(tmp_path, longer(60))
+    claimed = Workdir(tmp_path, longer(60), extend=True)
+    claimed.release()
+    assert claimed.steps_before == 40 and load_config(tmp_path).train.steps == 60
+    again = Workdir(tmp_path, longer(60))  # the flag is for the start that asks for more
+    again.release()
+    assert again.steps_before is None
+    with pytest.raises(WorkdirError, match="train.steps: 60 in the workdir, 50 now\n"):
+        Workdir(tmp_path, longer(50), extend=True)
+    with pytest.raises(WorkdirError, match="learning_rate: 0.1 in the workdir, 1.0 now\n"):
+        Workdir(tmp_path, longer(70, learning_rate=1.0), extend=True)
+
+
 def test_config_round_trip(tmp_path):
     Workdir(tmp_path, config()).release()
     assert load_config(tmp_path).to_dict() == upgrade(CONFIG, "")

@@ -53,7 +53,7 @@ def test_eight_bits_are_a_depth_picture_already():
 @pytest.mark.parametrize("role", ["image", "canny", "normal"])
 def test_measurements_are_no_picture(role, tmp_path):
     (tmp_path / "mm.png").write_bytes(MILLIMETRES)
-    with pytest.raises(ValueError, match=rf"mm.png: 16-bit values of 1000…4000 .*black as {role}"):
+    with pytest.raises(ValueError, match=r"mm.png: .*16-bit values of 1000…4000 are measur"):
         FileReader().read(tmp_path / "mm.png", role)
     with pytest.raises(ValueError, match="a NumPy file is read as depth"):
         FileReader().decode(npy(RAMP), role)

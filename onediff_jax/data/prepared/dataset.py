@@ -18,6 +18,7 @@ from onediff_jax.data.prepared.reader import (
     Records,
     Stored,
 )
+from onediff_jax.data.prepared.split import left_out
 from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 
 _UNIT = 16  # pixels per token side
@@ -84,6 +85,13 @@ class PreparedData:
             for folder, weight in self.folders
             if folder.tasks.get(task, {}).get(split) and weight > 0
         ]
+        if found and not any(len(records) for _, records, _ in found):
+            raise ValueError(
+                f"every {split} example of task {task} shares a picture, or a group, with one that "
+                f"{[str(folder.path) for folder, _, _ in found]} or another folder of data.folders "
+                "holds out; prepare with a smaller --held_out"
+            )
+        found = [entry for entry in found if len(entry[1])]
         if not found:
             have = {str(f.path): {t: v[split] for t, v in f.tasks.items()} for f, _ in self.folders}
             raise ValueError(
@@ -214,21 +222,31 @@ def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
 
 
 def _agree_on_split(folders: Sequence[PreparedFolder]) -> None:
-    """What one folder holds out no other trains on; with one rule they agree by themselves."""
-    if len({folder.split_rule for folder in folders}) < 2:
+    """What one folder holds out none trains on, in whatever group or folder it lies; where every
+    record stands alone, folders of one rule agree by themselves."""
+    rules = {folder.split_rule for folder in folders}
+    if len(rules) < 2 and all(folder.split_by_picture for folder in folders):
         return
     old = [str(folder.path) for folder in folders if not folder.split_rule[0]]
-    if old:
+    if old and len(rules) > 1:
         logging.warning(
             "%s were prepared by a version that split by names: a picture that they hold out may "
             "be trained on from another folder. Prepare them again to have one split",
             old,
         )
     current = [folder for folder in folders if folder.split_rule[0]]
-    places = set().union(*(folder.held_out_places() for folder in current))
-    for folder in current:
-        if left := folder.leave_out(places):
-            logging.info("%s: %d records are held out by other folders", folder.path, left)
+    found = left_out({number: folder.index for number, folder in enumerate(current)})
+    for folder, lines in zip(current, found.values(), strict=True):
+        folder.leave_out(lines)
+        if lines:
+            train = sum(facts["train"] for facts in folder.tasks.values())
+            logging.warning(
+                "%s: %d of %d training records are left out: they have a picture, or are of a "
+                "group with one, that is held out elsewhere",
+                folder.path,
+                len(lines),
+                train,
+            )
 
 
 def sizes_of(

@@ -15,7 +15,8 @@ no machine's names: the same data, prepared again in any way, gives the same fil
     sizes           WIDTHxHEIGHT → records
     held_out        the share that was held out: the plan's, or what spares one (split.py)
     records, bytes, enlarged, merged, bad, not_read     counts
-    files, index    every file with its bytes and SHA-256
+    files, index    every file with its bytes and SHA-256, its counts, and whether each record of
+                    it stands alone with one picture, which decides its side of the split
     inputs_sha256   of everything that was read
     empty_text      embedding of the empty prompt
     sha256          of the content, which a run compares; checksum, over all of this file
@@ -51,7 +52,8 @@ class PreparedError(ValueError):
 def begin(folder: Path, fields: dict[str, Any]) -> None:
     """Claims a folder for a preparation; one that was started with the same fields goes on.
 
-    A plan that does not parse any more is written again: every part knows the plan that made it.
+    A plan that does not parse any more, or is empty, is written again: every part knows the plan
+    that made it.
 
     Raises PreparedError when the folder holds something else, or another preparation: the fields
     that differ are named.
@@ -62,13 +64,13 @@ def begin(folder: Path, fields: dict[str, Any]) -> None:
             old = read_json(file)
         except FileError:
             old = None
-        if not isinstance(old, dict):
+        if not isinstance(old, dict) or "format_version" not in old:
             write_json(file, fields, indent=1)
             return
         differ = _differences(old, fields)
         if differ:
             raise PreparedError(
-                f"{folder} holds another preparation:\n  "
+                f"{folder} holds another preparation, says its {PLAN_FILE}:\n  "
                 + "\n  ".join(map(_say_difference, differ))
                 + "\nChoose another --out, or remove this one."
             )
@@ -172,7 +174,8 @@ def spare_one(folder: Path, plan: Plan) -> tuple[Plan, list[int]]:
 
 
 def read_index(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of an index file: key, file, position and, since version 4, place (split.py)."""
+    """The lines of an index file: key, file, position and, since version 4, place (split.py), since
+    5 pictures."""
     with open(file, encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 

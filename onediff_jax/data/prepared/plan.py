@@ -18,9 +18,9 @@ from onediff_jax.data.sources.base import Source
 from onediff_jax.files import file_hash, text_hash
 from onediff_jax.tasks.own import definitions_of
 
-FORMAT_VERSION = 4  # raise it when the same plan starts to give other bytes
-READABLE = (2, 3, 4)  # versions whose finished folders are read
-_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+FORMAT_VERSION = 5  # raise it when the same plan starts to give other bytes
+READABLE = (2, 3, 4, 5)  # versions whose finished folders are read
+_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index*.json")
 _PACKAGES = ("onediff-jax", "numpy", "pillow", "opencv-python-headless", "scipy", "array-record")
 
 

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -97,23 +97,22 @@ class PreparedFolder:
         share = self.manifest.get("held_out", plan["held_out"])
         return by_picture, share, plan.get("held_out_names", "")
 
-    def held_out_places(self) -> set[int]:
-        """split.place_of of the held-out records; empty for folders of versions before 4."""
-        return {line["place"] for line in self._index() if self._split_of(line) == "held_out"}
+    @property
+    def split_by_picture(self) -> bool:
+        """Whether every record stands alone with one picture and its side follows from that."""
+        by_list = self.manifest["plan"].get("held_out_names")
+        files = self.manifest["files"]
+        return not by_list and all(facts.get("alone", True) for facts in files)
 
-    def leave_out(self, places: set[int]) -> int:
-        """Takes the records of these places out of the training records; their number."""
+    def leave_out(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Takes the records of these index lines out of what `records` gives."""
         found: dict[str, list[int]] = collections.defaultdict(list)
-        for line in self._index():
-            if line["place"] in places and self._split_of(line) == "train":
-                found[line["file"]].append(line["position"])
+        for line in lines:
+            found[line["file"]].append(line["position"])
         self._left_out = {file: np.array(sorted(p), np.int64) for file, p in found.items()}
-        return sum(map(len, self._left_out.values()))
 
-    def _split_of(self, line: dict[str, Any]) -> str:
-        return "held_out" if "/held_out-" in line["file"] else "train"
-
-    def _index(self) -> Iterator[dict[str, Any]]:
+    def index(self) -> Iterator[dict[str, Any]]:
+        """A line per record, see manifest.read_index; none for folders of versions before 4."""
         for facts in self.manifest.get("index", ()):
             file = self.path / facts["file"]
             try:

@@ -44,7 +44,8 @@ class Record:
       texts: embeddings (l, d) bfloat16 of `prompt_choices`, real tokens only; empty when the text
         encoder runs in training.
       extras: further JSON values: the depth normalisation, what the source kept.
-      split_by: split.picture_key of an example that stands alone.
+      pictures: split.picture_keys of the example; none in folders of versions before 5.
+      split_by: what decides the side of an example that stands alone: the first of them.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Record:
     texts: tuple[np.ndarray, ...] = ()
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     split_by: str | None = None
+    pictures: tuple[str, ...] = ()
 
     @property
     def split_key(self) -> str:
@@ -115,6 +117,7 @@ def to_bytes(record: Record) -> bytes:
         "arrays": [[a.dtype.name, *a.shape] for a in arrays],
         "extras": record.extras,
         "split_by": record.split_by,
+        "pictures": record.pictures,
     }
     if record.cameras is not None:
         header["cameras"] = {f: getattr(record.cameras, f).tolist() for f in _CAMERA_FIELDS}
@@ -152,6 +155,7 @@ def from_bytes(data: bytes) -> Record:
             texts=tuple(arrays[header["frames"] :]),
             extras=header["extras"],
             split_by=header.get("split_by"),
+            pictures=tuple(header.get("pictures", ())),
         )
     except RecordError:
         raise

@@ -3,12 +3,18 @@
 An example that belongs to a group (a scene, a subject) goes where its group's name goes; one that
 stands alone goes where its picture goes, whatever it is called and whichever folder or task it is
 in: the picture's pixels decide. A list of names can decide instead.
+
+A picture may be alone in one place and one of a group's in another, on two sides. Records therefore
+know all their pictures, and a run trains on no record, and no group, that has a picture which any
+of its folders holds out (`left_out`).
 """
 
 import dataclasses
 import hashlib
 import math
 import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +25,7 @@ SPLITS = ("train", "held_out")
 _PIXELS = (
     1 << 16
 )  # that are looked at, on a grid: the whole of a photograph takes as long as decoding
+_PICTURES = ("image", "source")  # roles; conditions of other pictures may be equal (no edge at all)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +52,20 @@ class Split:
         return self.names & {record.key, stem, record.group}
 
 
-def picture_key(example: RawExample) -> str | None:
-    """What decides the side of an example that stands alone: its target picture, or the picture
-    that an edit starts from, of which there may be several edits. None for those of a group."""
-    if example.group is not None:
-        return None
-    image = example.images[1 if example.task == "image_editing" else 0]
+def picture_keys(example: RawExample) -> tuple[str, ...]:
+    """The keys of an example's ordinary pictures, those that are no condition; the first one
+    decides the side of an example that stands alone. It is the target's, or that of the picture
+    that an edit starts from, of which there may be several edits."""
+    first, *roles = example.definition.picture_roles(len(example.images))
+    pairs = zip(roles, example.images[1:], strict=True)
+    others = [image for role, image in pairs if role in _PICTURES and image is not None]
+    keys = [_key(image) for image in (example.images[0], *others)]
+    if example.task == "image_editing":
+        keys = [*keys[1:], keys[0]]
+    return tuple(dict.fromkeys(keys))
+
+
+def _key(image: np.ndarray) -> str:
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _PIXELS))
     digest = hashlib.blake2b(np.ascontiguousarray(image[::step, ::step]), digest_size=12)
     digest.update(repr(image.shape).encode())
@@ -72,6 +87,38 @@ def split_of(key: str, held_out: float) -> str:
 def share_for(place: int) -> float:
     """The smallest share that holds out a key of that place."""
     return math.nextafter(place / 2**64, 1.0)
+
+
+def left_out(indices: dict[Any, Callable[[], Iterable[dict[str, Any]]]]) -> dict[Any, list[dict]]:
+    """The training records that a run must leave out, so that it trains on nothing held out.
+
+    Args:
+      indices: per folder, its index lines anew at every call: "file", "position", "place",
+        "pictures" (places of all its pictures; lacking in older folders).
+
+    Returns:
+      Per folder the lines of its training records that have a picture which some folder holds out,
+      or belong to a group of which another record has one.
+    """
+
+    def lines(folder: Any, held_out: bool) -> Iterator[dict[str, Any]]:
+        return (line for line in indices[folder]() if _is_held_out(line) == held_out)
+
+    def places(line: dict[str, Any]) -> set[int]:
+        return {line["place"], *line.get("pictures", ())}
+
+    held: set[int] = set()
+    for folder in indices:
+        held.update(*map(places, lines(folder, True)))
+    found = {}
+    for folder in indices:
+        gone = {line["place"] for line in lines(folder, False) if places(line) & held}
+        found[folder] = [n for n in lines(folder, False) if n["place"] in gone] if gone else []
+    return found
+
+
+def _is_held_out(line: dict[str, Any]) -> bool:
+    return "/held_out-" in line["file"]
 
 
 def read_names(path: str) -> frozenset[str]:

@@ -26,7 +26,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from onediff_jax.data.prepared.parts import part_file, sign
 from onediff_jax.data.prepared.plan import Encoders, Plan
 from onediff_jax.data.prepared.record import Record, prompt_choices, prompt_of, to_bytes
-from onediff_jax.data.prepared.split import picture_key, place_of
+from onediff_jax.data.prepared.split import picture_keys, place_of
 from onediff_jax.data.sources import journal
 from onediff_jax.data.sources.base import BadRecord, RawExample, content_of, printable
 from onediff_jax.data.sources.report import Report
@@ -133,9 +133,11 @@ def _fitted(
     for example in examples:
         if not isinstance(example, BadRecord):
             try:
-                key = picture_key(example)
+                keys = picture_keys(example)
+                alone = keys[0] if example.group is None else None
                 records = [
-                    dataclasses.replace(record, split_by=key) for record in plan.fitting(example)
+                    dataclasses.replace(record, split_by=alone, pictures=keys)
+                    for record in plan.fitting(example)
                 ]
                 for record in records:
                     prompt_of(record, ["" for _ in record.captions], plan.fitting.definitions)
@@ -236,10 +238,13 @@ class _Files:
                 "frames": [frames, frames],
                 "sizes": {},
                 "enlarged": 0,
+                "alone": True,
             }
         facts = self._facts[file]
         place = place_of(record.split_key)
+        pictures = [place_of(key) for key in record.pictures]
         line = {"key": record.key, "file": file, "position": facts["records"], "place": place}
+        line["pictures"] = pictures
         self._index.write(json.dumps(line) + "\n")
         self._open[file].write(to_bytes(record))
         low, high = facts["frames"]
@@ -247,6 +252,7 @@ class _Files:
         facts["records"] += 1
         facts["sizes"][counts["size"]] = facts["sizes"].get(counts["size"], 0) + 1
         facts["enlarged"] += counts["enlarged"]
+        facts["alone"] &= pictures == [place]
 
     def finish(self) -> tuple[list[dict], dict]:
         """Closes, hashes and renames all files; returns what is known of each, and of the index."""

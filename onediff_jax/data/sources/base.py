@@ -19,7 +19,7 @@ REASONS: dict[str, str] = {
     "broken_picture": "it starts like a picture but does not decode: truncated or corrupt",
     "too_large": "more pixels or bytes than allowed (a decompression bomb, or a limit set too low)",
     "too_small": "the smaller side is below the limit",
-    "unknown_pixels": "32-bit or float pixels, which do not say what white is",
+    "unknown_pixels": "pixels that do not say what white is: 32-bit, float, or measurements",
     "size_mismatch": "picture and annotation do not have the same shape",
     "bad_text": "a caption, label or name that is not UTF-8 text",
     "bad_metadata": "a row, JSON or CSV that does not parse, or a field of the wrong type",

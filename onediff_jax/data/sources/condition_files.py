@@ -71,6 +71,8 @@ class ConditionReader:
             condition = self._depth(data)
         elif role == "semanticmap" and self.classes is not None:
             condition = self._class_map(data, key)
+        elif role == "semanticmap":
+            condition = Condition(self._painted(data))
         else:
             condition = Condition(self.images.decode(data))
         if size is not None:
@@ -92,6 +94,18 @@ class ConditionReader:
         except ValueError as error:
             raise BadData("bad_labels", f"depth: {error}") from None
         return Condition(image, depth_norm=dataclasses.asdict(norm))
+
+    def _painted(self, data: bytes) -> np.ndarray:
+        """A map that is painted already; raises BadData for one of class numbers: without the list
+        nothing tells what they are, and as colours they are nearly black."""
+        values, palette = self.images.values(data)
+        if values.ndim == 2 and palette is None and values.any():
+            raise BadData(
+                "bad_labels",
+                f"a map of the class numbers {values.min():g}…{values.max():g} needs their class "
+                "list (classes); without one a map is painted in allowed colours",
+            )
+        return self.images.decode(data)
 
     def _class_map(self, data: bytes, key: str) -> Condition:
         values, _ = self.images.values(data)

@@ -31,6 +31,10 @@ _KINDS = tuple(
 )
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
 _ORIENTATION = 0x0112  # EXIF tag
+_SAMPLE_BITS = 0x0102  # TIFF tag
+# 16-bit values that all lie below this are measurements (millimetres up to 16 m, class numbers, 12
+# bits of a sensor) and no brightness: as a picture they would be black, or nearly.
+_DARKEST_PICTURE = 2**14
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -76,7 +80,7 @@ class ImageReader:
         return dataclasses.asdict(self)
 
     def decode(self, data: bytes, *, upright: bool = True) -> np.ndarray:
-        """(H, W, 3) uint8: on white where transparent, 16-bit grey as 8-bit.
+        """(H, W, 3) uint8: on white where transparent, 16 bits as 8.
 
         Args:
           upright: turned as EXIF says; False: the pixels as they are stored.
@@ -88,6 +92,9 @@ class ImageReader:
         """
         image, orientation = self._load(data)
         array = to_rgb(image)
+        if _has_16_bits(image, data) and array.max() < _DARKEST_PICTURE >> 8:
+            # Of several channels Pillow keeps the upper 8 bits alone.
+            raise _measurements(f"values up to about {array.max() << 8}")
         if upright and orientation in _TURNS:
             array = np.asarray(Image.fromarray(array).transpose(_TURNS[orientation]))
         return np.ascontiguousarray(array)
@@ -184,17 +191,18 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 of a decoded Pillow image of any mode, transparent parts on white.
 
     Raises:
-      BadData: "unknown_pixels" for 32-bit and float pixels, whose range nothing tells.
+      BadData: "unknown_pixels" for 32-bit and float pixels, whose range nothing tells, and for
+        16-bit ones that are no brightness.
     """
     mode = image.mode
     if mode.startswith("I;16"):
-        return _repeat(to_8_bit(np.array(image)))
+        return _grey(np.array(image))
     if mode in ("I", "F"):
         values = np.array(image)
         # Some 16-bit files arrive as 32-bit integers.
         if mode == "F" or values.min() < 0 or values.max() > 65535:
             raise BadData("unknown_pixels", f"mode {mode}, {values.min()}..{values.max()}")
-        return _repeat(to_8_bit(values))
+        return _grey(values)
     if "transparency" in image.info or mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         return on_white(np.asarray(image.convert("RGBA")))
     try:
@@ -232,5 +240,27 @@ def is_picture_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _repeat(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., None], 3, -1)
+def _grey(values: np.ndarray) -> np.ndarray:
+    """16-bit grey as (H, W, 3) uint8; raises BadData for measurements."""
+    if 0 < values.max() < _DARKEST_PICTURE:
+        raise _measurements(f"values of {values.min()}…{values.max()}")
+    return np.repeat(to_8_bit(values)[..., None], 3, -1)
+
+
+def _measurements(what: str) -> BadData:
+    return BadData(
+        "unknown_pixels",
+        f"16-bit {what} are measurements such as millimetres or class numbers, and would be black "
+        "as a picture. Depth is read by a task or direction that is given depth (depth2image), "
+        "class numbers by one that is given a class map, with its class list; a picture has to be "
+        "saved with the whole range",
+    )
+
+
+def _has_16_bits(image: Image.Image, data: bytes) -> bool:
+    """Whether a picture of several channels was stored with 16 bits per channel."""
+    if image.mode.startswith("I"):
+        return False  # one channel, which has been looked at
+    if image.format == "PNG":
+        return data[24] == 16
+    return image.format == "TIFF" and 16 in image.tag_v2.get(_SAMPLE_BITS, ())

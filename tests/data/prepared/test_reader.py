@@ -176,7 +176,7 @@ def test_folders_of_an_earlier_version_are_read(tmp_path):
     manifest["plan"]["format_version"] = 3
     file.write_text(json.dumps(manifest))
     folder = PreparedFolder(tmp_path)
-    assert not folder.split_rule[0] and not folder.held_out_places()
+    assert not folder.split_rule[0] and not list(folder.index())
     assert len(folder.records("faceid", "train")) == manifest["tasks"]["faceid"]["train"]
     manifest["plan"]["format_version"] = 4
     file.write_text(json.dumps(manifest))

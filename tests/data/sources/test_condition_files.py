@@ -46,6 +46,17 @@ def test_class_maps_of_every_storage(files):
         reader.read("semanticmap", npy(np.zeros((24, 32))), (24, 32), "key")
 
 
+def test_class_numbers_without_their_list(files):
+    numbers = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 21
+    for data in (files.encode(numbers), files.encode(numbers.astype(np.uint16))):
+        with pytest.raises(BadData, match="class numbers 0…20 needs their class list"):
+            ConditionReader().read("semanticmap", data, (24, 32), "key")
+    painted = np.zeros((24, 32, 3), np.uint8)
+    painted[:10] = colors.rgb("cyan")
+    found = ConditionReader().read("semanticmap", files.encode(painted), (24, 32), "key")
+    assert (found.image == painted).all()
+
+
 def test_depth_in_integers_of_an_array_is_scaled():
     metres = np.linspace(2, 8, 24 * 32).reshape(24, 32)
     reader = ConditionReader(depth_scale=0.01, depth_kind="linear")

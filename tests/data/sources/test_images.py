@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,6 +78,30 @@ def test_16_bit_grey_keeps_its_range(files):
     assert (decoded[..., 0] == to_8_bit(values)).all()
     assert decoded.min() == 0 and decoded.max() == 255
     assert to_8_bit(np.array([257 * 100], np.uint16))[0] == 100
+
+
+@pytest.mark.parametrize("most, read", [(0, True), (1, False), (9000, False), (40_000, True)])
+def test_16_bit_measurements_are_no_picture(files, most, read):
+    values = np.linspace(0, most, 24 * 32).astype(np.uint16).reshape(24, 32)
+    wide = Image.fromarray(values.astype(np.int32))  # as some programs write them
+    for data in (files.encode(values), files.encode(values, "TIFF"), files.encode(wide, "TIFF")):
+        if read:
+            assert (READER.decode(data)[..., 0] == to_8_bit(values)).all()
+        else:
+            assert reason(data) == "unknown_pixels"
+            assert READER.values(data)[0].max() == most
+
+
+@pytest.mark.parametrize("most, read", [(9000, False), (40_000, True)])
+def test_16_bits_of_several_channels(most, read):
+    values = np.linspace(0, most, 24 * 32 * 3).astype(np.uint16).reshape(24, 32, 3)
+    data = cv2.imencode(".png", values[..., ::-1])[1].tobytes()
+    if read:
+        assert (READER.decode(data) == values >> 8).all()  # the upper bits, as Pillow has them
+    else:
+        assert reason(data) == "unknown_pixels"
+    grey = np.full((24, 32, 3), 7, np.uint8)  # eight bits may be as dark as they are
+    assert (READER.decode(cv2.imencode(".png", grey)[1].tobytes()) == 7).all()
 
 
 def test_cmyk_jpeg(files):
