@@ -68,6 +68,9 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.data.folders = ((folder, 1.0),)  # prepared folders, each with its weight
     c.data.encoder = "light"  # what prepare used
     c.data.evaluate_on = "train"  # or held_out, when the folder is large enough to spare some
+    c.data.prior_weight = 1.0  # of the loss of examples with is_reg
+    c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true
+    c.data.random_crop = False  # of pictures of text2image that are larger than their slot
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 2  # readers in each
     c.data.prefetch = 16  # batches
@@ -124,6 +127,8 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.local_folder = ""  # e.g. /local/ssd: frequent saves on the disk of each host
+    c.checkpoint.local_every = 100  # steps
     c.checkpoint.accept_changes = (
         False  # True: other code, versions, data or weights stop no restart
     )

@@ -87,7 +87,7 @@ def launch(studio, host: str, port: int, *, share: bool = False, waiting: int = 
     # Before Gradio is imported: what is uploaded lies in the studio's folder, and goes with it.
     os.environ["GRADIO_TEMP_DIR"] = str(studio.folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
+    from gradio.themes import Default
 
     from onediff_jax.page.layout import CSS, Page
 
@@ -105,12 +105,15 @@ def launch(studio, host: str, port: int, *, share: bool = False, waiting: int = 
         enable_monitoring=False,
         footer_links=["settings"],
         ssr_mode=False,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         css=CSS,
     )
     return page
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    from onediff_jax import exits
+
+    with exits.foreseen():
+        define_flags()
+        app.run(main)

@@ -232,7 +232,8 @@ def _found(options, source: Source, tasks, steps, worlds, benchmarks, out: Path)
     folders, split = [Path(p) for p in _listed(options.data)], "held_out"
     if not folders and data.name == "world":
         found = on_world(source, worlds)
-        Image.fromarray(found.sheet).save(out / "samples.png")
+        if found.sheet is not None:
+            Image.fromarray(found.sheet).save(out / "samples.png")
         return found
     if not folders:
         folders, split = [Path(folder) for folder, _ in data.folders], data.evaluate_on
@@ -283,4 +284,5 @@ def _losses(source: Source, rows: Sequence[Row]) -> HeldOutLoss | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exits.foreseen():
+        sys.exit(main())

@@ -40,13 +40,14 @@ from onediff_jax.exporting.encoders import (
 from onediff_jax.exporting.place import ExportError, beside, check_out
 from onediff_jax.exporting.push import Push
 from onediff_jax.exporting.weights import Weights, open_source
-from onediff_jax.files import recover_folder, replace_folder, write_json
+from onediff_jax.files import read_object, recover_folder, replace_folder, write_json
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.lora import FORMATS, write_adapter
 from onediff_jax.interop.pretrained import RUN_FILE, hashes_of, write_transformer
 from onediff_jax.interop.safetensors_io import check_dtype
 from onediff_jax.interop.verify import Case, random_case, verify
 from onediff_jax.interop.weights import weight_bytes
+from onediff_jax.models.lora import LoRA
 from onediff_jax.run.workdir import versions
 
 FLAGS = flags.FLAGS
@@ -108,20 +109,16 @@ def export(
     if recover_folder(out):
         say(f"{out}: the earlier export is back, which a killed one had put aside")
     check_out(source, out, options.overwrite)
-    weights = open_source(
-        source, step=options.step, ema=options.ema, with_data=options.verify and not options.adapter
-    )
-    adapters = weights.run.adapters if weights.run else None
-    if options.lora_only and adapters is None:
-        raise ExportError(f"lora_only was asked of {source}, which did not train adapters")
+    weights = open_source(source, step=options.step, ema=options.ema, with_data=options.verify)
+    adapters = _trained_adapters(weights, source) if options.lora_only else None
     if weights.run and not options.lora_only:
-        check_encoders(weights.experiment, options.text_encoder)
+        check_encoders(weights.run.experiment, options.text_encoder)
     say(weights.says)
     added = weights.add_adapters(options.adapter)
     size = weight_bytes(weights.shapes, options.dtype) * (not options.lora_only)
     with beside(out, size) as folder:
-        if options.lora_only:
-            _write_adapters(folder, weights, options)
+        if adapters is not None:
+            _write_adapters(folder, adapters, weights.base, options)
         else:
             _write_pipeline(folder, source, out.name, weights, options, added)
             if options.verify:
@@ -133,20 +130,37 @@ def export(
         say(f"pushed to {push.upload(out, f'Export of {out.name}')}")
 
 
-def _write_adapters(folder: Path, weights: Weights, options: Options) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Adapters:
+    """What a LoRA run trained, of the weights `base`."""
+
+    trained: dict[str, Any]
+    lora: LoRA
+    kernel: Callable[[tuple[str, ...]], Any] | None
+    base: str
+    step: int
+
+
+def _trained_adapters(weights: Weights, source: Path) -> _Adapters:
     run = weights.run
-    base = run.experiment.config.init_from
+    if run is None or run.adapters is None or run.experiment.lora is None:
+        raise ExportError(f"lora_only was asked of {source}, which did not train adapters")
+    lora, base = run.experiment.lora, run.experiment.config.init_from
+    return _Adapters(run.adapters, lora, run.base, base, run.step)
+
+
+def _write_adapters(folder: Path, adapters: _Adapters, weights: str, options: Options) -> None:
     write_adapter(
         folder,
-        run.adapters,
-        run.experiment.lora,
+        adapters.trained,
+        adapters.lora,
         dtype=options.dtype,
         form=options.lora_format,
-        kernel=run.base,
-        base=weights.base,
-        base_name=base,
+        kernel=adapters.kernel,
+        base=weights,
+        base_name=adapters.base,
     )
-    card = _ADAPTER_CARD.format(base=base, step=run.step)
+    card = _ADAPTER_CARD.format(base=adapters.base, step=adapters.step)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -154,9 +168,9 @@ def _write_pipeline(
     folder: Path, source: Path, name: str, weights: Weights, options: Options, added: list
 ) -> None:
     """All of the folder: encoders, code, weights, card, and where it came from."""
-    experiment, network = weights.experiment, weights.network
-    if weights.run:
-        vae, text = write_encoders(folder, experiment, options.text_encoder)
+    experiment, network, run = weights.experiment, weights.network, weights.run
+    if run:
+        vae, text = write_encoders(folder, run.experiment, options.text_encoder)
         index = torch_files.copy_into(folder, vae=vae, text=text)
         torch_files.write_scheduler(folder)
     else:
@@ -165,12 +179,12 @@ def _write_pipeline(
         vae, text = kinds["vae"], kinds["text_encoder"]
     described = index_fields(experiment) if experiment else {}
     released = weights.released | torch_files.transformer_config()
-    if weights.run:
-        factor = experiment.codec.factor
-        height, width = bucket_size("1:1", experiment.layout.slots[0].tokens)
+    if run:
+        factor = run.experiment.codec.factor
+        height, width = bucket_size("1:1", run.experiment.layout.slots[0].tokens)
         released |= {
             "input_size": [1, height // factor, width // factor],
-            "model_max_length": experiment.config.text.max_length,
+            "model_max_length": run.experiment.config.text.max_length,
             "attention_softcap": network.attention_softcap,
         }
     write_transformer(
@@ -205,7 +219,7 @@ def _write_pipeline(
 
 def _copy_folder(source: Path, folder: Path, weights: Weights) -> dict[str, Any]:
     """Gives `folder` the components of `source` but the transformer, checked, and the code."""
-    index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    index = read_object(source / "model_index.json")
     kinds = torch_files.kinds_of(index, source)
     if kinds["vae"] == "autoencoder_kl":
         check_vae(source / "vae", weights.network.in_channels)
@@ -223,7 +237,7 @@ def _record(weights: Weights, options: Options) -> dict[str, Any]:
     """What onediff_jax.json says: the run's config, step and versions."""
     if not weights.run:
         return dict(weights.record)
-    experiment = weights.experiment
+    experiment = weights.run.experiment
     return {
         "config": json.loads(_without_lora(experiment.config).to_json_best_effort()),
         "step": weights.run.step,
@@ -249,7 +263,7 @@ def _verify(folder: Path, weights: Weights, dtype: str, say: Callable[[str], Any
     network = weights.network
     cases = [random_case(network)]
     if weights.run:
-        cases.append(real_case(weights.experiment))
+        cases.append(real_case(weights.run.experiment))
     paths = traverse_util.flatten_dict(weights.shapes)
     params = {path: jnp.asarray(weights.leaf(path)) for path in paths}
     params = traverse_util.unflatten_dict(params)
@@ -318,11 +332,12 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: _stopped())
     names = [field.name for field in dataclasses.fields(Options)]
     try:
-        export(FLAGS.source, FLAGS.out, Options(**{name: FLAGS[name].value for name in names}))
+        export(FLAGS.source, FLAGS.out, Options(**{name: getattr(FLAGS, name) for name in names}))
     except (ValueError, OSError) as error:
         exits.fail(error)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    with exits.foreseen():
+        define_flags()
+        app.run(main)

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk without room
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -58,6 +59,16 @@ def read_json(file: Any) -> Any:
         raise FileError(f"{file} cannot be read: its values are nested too deeply") from error
 
 
+def read_object(file: Any, *names: str) -> dict[str, Any]:
+    """The JSON object of a file, which has these names. Raises FileError as `read_json` does."""
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise FileError(f"{file} must hold a JSON object, not {type(value).__name__}")
+    if missing := [name for name in names if name not in value]:
+        raise FileError(f"{file} lacks {', '.join(missing)}: it is not the file it was")
+    return value
+
+
 def write_json(file: Any, value: Any, *, indent: int | None = 2) -> None:
     """Writes a JSON value with sorted keys: whole or not at all, and on the disk on return."""
     replace_file(file, (json.dumps(value, indent=indent, sort_keys=True) + "\n").encode())
@@ -87,7 +98,7 @@ def is_remote(path: Any) -> bool:
     return "://" in str(path)
 
 
-def open_regular(file: str | os.PathLike) -> BinaryIO:
+def open_regular(file: str | os.PathLike) -> io.BufferedReader:
     """Opens an ordinary file for reading; never waits for the other end of a FIFO or a device.
 
     Raises FileError where it is something else, OSError where it cannot be opened.
@@ -98,7 +109,7 @@ def open_regular(file: str | os.PathLike) -> BinaryIO:
         os.close(handle)
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
         raise FileError(f"{file} is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file")
-    return os.fdopen(handle, "rb")
+    return open(handle, "rb")
 
 
 def file_hash(file: str | os.PathLike) -> str:

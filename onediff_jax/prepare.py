@@ -107,13 +107,17 @@ def main(argv: list[str]) -> None:
         exits.fail(RuntimeError(message))
 
 
+def _required(flag: flags.FlagHolder) -> str:
+    if flag.value is None:
+        raise ValueError(f"--{flag.name} is required to prepare (or give --check or --show)")
+    return flag.value
+
+
 def _prepare() -> None:
-    for name in ("input", "format", "out"):
-        if flags.FLAGS[name].value is None:
-            raise ValueError(f"--{name} is required to prepare (or give --check or --show)")
+    out = _required(_OUT)
     plan = _plan()
     encoders = plan.make_encoders()
-    folder = Path(_OUT.value)
+    folder = Path(out)
     with local.claim(folder):
         fields = plan.fields(encoders)
         manifest.begin(folder, fields)
@@ -154,7 +158,8 @@ def _plan() -> Plan:
     tasks = BUILT_IN if _OWN_TASKS.value is None else load_own_tasks(_OWN_TASKS.value)
     roles = tuple(annotate.ROLE_OF[kind] for kind in models if kind in annotate.ROLE_OF)
     options = {"allow_outside": _OUTSIDE.value, **_options(_OPTION.value)}
-    source = open_source(_FORMAT.value, _INPUT.value, tasks=tasks, annotated=roles, **options)
+    kind, path = _required(_FORMAT), _required(_INPUT)
+    source = open_source(kind, path, tasks=tasks, annotated=roles, **options)
     _check_obtainable(tasks, roles, options.get("task"))
     given: tuple[str, ...] = ()
     if models:
@@ -235,4 +240,5 @@ def _check(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    with exits.foreseen():
+        app.run(main)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from onediff_jax import api
+from onediff_jax import api, exits
 from onediff_jax.sampling.read import FileReader, cameras_of
 from onediff_jax.sampling.request import FOCAL, Request, derivable, given_roles, make_plan
 from onediff_jax.sampling.source_tasks import tasks_of_source
@@ -91,8 +91,8 @@ def run() -> None:
     tasks.find_direction(FLAGS.task)
     out = checked_out(Path(FLAGS.out))
     for name in ("num_images", "steps"):
-        if not FLAGS[name].value >= 1:
-            raise ValueError(f"{name}={FLAGS[name].value} must be at least 1")
+        if (value := getattr(FLAGS, name)) < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     request = flags_request(tasks)
     if FLAGS.scene is None:
         make_plan(request, tasks)
@@ -217,5 +217,6 @@ def _region(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    with exits.foreseen():
+        define_flags()
+        app.run(main)

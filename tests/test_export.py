@@ -325,7 +325,11 @@ def test_adapters_are_added_with_weights(exported, tmp_path, form):
     run(tmp_path / "run", tmp_path / "adapter", lora_only=True, lora_format=form)
     run(tmp_path / "run", tmp_path / "whole")
     file = str(tmp_path / "adapter")
-    run(exported, tmp_path / "merged", adapter=[f"{file}:0.75", f"{file}:0.25"])
+    once = form == "diffusers"
+    adapters = [f"{file}:0.75", f"{file}:0.25"]
+    lines = run(exported, tmp_path / "merged", adapter=adapters, verify=once)
+    # Of the sum: with the base's weights it would refuse.
+    assert any(line.startswith("verify ") for line in lines) == once
     run(exported, tmp_path / "half", adapter=[f"{file}:0.5"])
     base, whole, merged, half = (
         load_file(folder / WEIGHTS)

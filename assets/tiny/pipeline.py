@@ -1,1 +1,1 @@
-from .pipeline_eb8f0962 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_22b8ca60 import OneDiffusionPipeline  # for custom_pipeline=FOLDER

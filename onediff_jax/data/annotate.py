@@ -115,7 +115,13 @@ class Annotator:
                 raise ValueError(f"{example.key}: pictures are annotated, not {example.task}")
         results: list[list[RawExample | BadRecord]] = [[example] for example in examples]
         if "caption" in self._pipes:
-            self._caption([result for result in results if not result[0].captions[0]])
+            self._caption(
+                [
+                    result
+                    for example, result in zip(examples, results, strict=True)
+                    if not example.captions[0]
+                ]
+            )
         for kind in ROLE_OF:
             if kind in self._pipes:
                 self._conditions(kind, results)
@@ -243,7 +249,7 @@ def _read_edges(output, example: RawExample, metric: bool) -> tuple[np.ndarray, 
 
 
 def _read_segments(output, example: RawExample, metric: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    height, width = example.images[0].shape[:2]
+    height, width = example.target.shape[:2]
     classes = np.zeros((height, width), np.int32)
     labels = list(dict.fromkeys(check_label(segment["label"]) for segment in output))
     for segment in output:
@@ -266,7 +272,7 @@ _READERS = {"depth": _read_depth, "segmentation": _read_segments, "hed": _read_e
 def _dense(output: dict, example: RawExample) -> np.ndarray:
     """(H, W) float32 of a depth pipeline's output."""
     values = output["predicted_depth"].detach().float().cpu().numpy().squeeze()
-    if values.shape != example.images[0].shape[:2] or not np.isfinite(values).all():
+    if values.shape != example.target.shape[:2] or not np.isfinite(values).all():
         raise BadData("failed_annotation", f"the model gave {values.shape}, not all finite or")
     return values
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.codec import PictureCodec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +32,27 @@ class Bundle:
 class Encoded:
     """One example as latents: frames of (h, w, 16) float16 or float32, ready for a row.
 
-    `text` is the prompt's embedding (l, d) where it was computed beforehand.
+    Attributes:
+      text: the prompt's embedding (l, d) where it was computed beforehand.
+      weight: of its loss.
+      mask: (h, w) uint8, how much of each latent counts in the loss, 255 all of it; None: all.
+      masked: how many frames the mask is for, from the first on.
     """
 
     task: str
     prompt: str
     frames: tuple[np.ndarray, ...]
     text: np.ndarray | None = None
+    weight: float = 1.0
+    mask: np.ndarray | None = None
+    masked: int = 1
 
     def draw(self, rng: np.random.Generator) -> "Encoded":
         """The example as it goes into one row: this one has nothing left to draw."""
         return self
 
 
-def encode_bundle(bundle: Bundle, codec: LightCodec) -> Encoded:
+def encode_bundle(bundle: Bundle, codec: PictureCodec) -> Encoded:
     """Encodes the pictures of a bundle; ray maps pass through."""
     frames = [codec.encode(f) if f.dtype == np.uint8 else f for f in bundle.frames]
     halves = tuple(f.astype(np.float16) for f in frames)

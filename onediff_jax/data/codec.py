@@ -6,6 +6,8 @@ Stable Diffusion 3's autoencoder, so everything downstream is the same. numpy on
 input pipeline. Decoding is exact up to the dropped coefficients.
 """
 
+from typing import Protocol
+
 import numpy as np
 
 BLOCK = 8
@@ -41,6 +43,30 @@ def _basis() -> np.ndarray:
     return np.stack(rows).reshape(CHANNELS, BLOCK * BLOCK * 3)
 
 
+class PictureCodec(Protocol):
+    """Pictures to latents and back, numpy in and out: LightCodec, or a trained autoencoder.
+
+    Attributes:
+      channels: of a latent.
+      factor: pixels per latent, along a side.
+      identity: hash of its weights, by which latents are told to be its own; "light" without any.
+    """
+
+    channels: int
+    factor: int
+
+    @property
+    def identity(self) -> str: ...
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Images (…, H, W, 3) in −1..1, or uint8 → latents (…, H/factor, W/factor, channels)."""
+        ...
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents (…, h, w, channels) → images (…, factor·h, factor·w, 3) in −1..1."""
+        ...
+
+
 class LightCodec:
     """Linear block codec. Attributes `basis` (16, 192), `mean` (16,), `scale` (16,), float32.
 
@@ -54,6 +80,7 @@ class LightCodec:
 
     channels = CHANNELS
     factor = BLOCK
+    identity = "light"
 
     def __init__(self):
         self.basis = _basis().astype(np.float32)

@@ -83,7 +83,7 @@ class Readers:
     def _killed(self) -> str:
         """What ended a process that should run; empty where all do."""
         for process in set(multiprocessing.active_children()) - self._others:
-            if process.name.startswith(_NAME):
+            if process.pid is not None and process.name.startswith(_NAME):
                 self._processes[process.pid] = process
         for pid, process in self._processes.items():
             if code := process.exitcode:
@@ -111,7 +111,7 @@ class Readers:
             process.kill()
             process.join(timeout=_GRACE)
         # grain would close its iterators once more when Python ends, and wait at the same pipe.
-        for finalizer in list(util._finalizer_registry.values()):
+        for finalizer in list(util._finalizer_registry.values()):  # pyright: ignore[reportAttributeAccessIssue]
             if getattr(finalizer._callback, "__name__", "") == "_close_if_alive":
                 finalizer.cancel()
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from onediff_jax.data.bundle import Encoded
 from onediff_jax.data.layout import RowLayout
-from onediff_jax.data.text_hash import HashedTextEncoder
+from onediff_jax.data.text_hash import TextEncoder
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 TASK_NAMES = BUILT_IN.names
@@ -35,16 +35,20 @@ class RowPacker:
 
     A row is a dict of arrays, which a batch has one axis more of: tokens (c, t, p) float32,
     positions (c, t, 3) int32, token_mask (c, t) bool, generate (f,) bool, clean (s,) bool,
-    task (s,) int32, its place in tasks.names, text (s, l, d) float32, text_mask (s, l) bool.
+    task (s,) int32, its place in tasks.names, text (s, l, d) float32, text_mask (s, l) bool;
+    `weighted` also weights (c, t) float32, what each token counts in the loss.
     """
 
     def __init__(
         self,
         layout: RowLayout,
-        text_encoder: HashedTextEncoder,
+        text_encoder: TextEncoder,
         patch: int = 2,
         tasks: TaskSet = BUILT_IN,
+        *,
+        weighted: bool = False,
     ):
+        self.weighted = weighted
         self._numbers = {name: number for number, name in enumerate(tasks.names)}
         self.layout, self.text_encoder, self.patch = layout, text_encoder, patch
         per_slot = [slot.frames * slot.tokens // layout.chunk for slot in layout.slots]
@@ -76,6 +80,8 @@ class RowPacker:
             "clean": np.array([p is not None and p.clean for p in flat]).reshape(each),
             "task": np.array(tasks, np.int32).reshape(each),
         }
+        if self.weighted:
+            batch["weights"] = np.zeros(grid, np.float32)
         text, mask = self._text(flat)
         batch["text"] = text.reshape(*each, *text.shape[1:])
         batch["text_mask"] = mask.reshape(*each, *mask.shape[1:])
@@ -95,7 +101,8 @@ class RowPacker:
         chunks = slice(self._first_chunk[index], self._first_chunk[index + 1])
         views = {
             name: batch[name][row, chunks].reshape(slot.frames, slot.tokens, -1)
-            for name in ("tokens", "positions", "token_mask")
+            for name in ("tokens", "positions", "token_mask", "weights")
+            if name in batch
         }
         for f, frame in enumerate(frames):
             grid = _grid(frame.shape[0] // self.patch, frame.shape[1] // self.patch)
@@ -106,6 +113,17 @@ class RowPacker:
             views["positions"][f, :count, 0] = f
             views["positions"][f, :count, 1:] = grid
             views["token_mask"][f, :count] = True
+            if self.weighted:
+                views["weights"][f, :count, 0] = self._weights(item.bundle, f)
+
+    def _weights(self, bundle: Encoded, frame: int) -> np.ndarray | float:
+        """What the tokens of a frame count in the loss, (n,) or all alike."""
+        if bundle.mask is None or frame >= bundle.masked:
+            return bundle.weight
+        mask = bundle.mask[..., None].astype(np.float32) / 255
+        tokens = np.empty((mask.size // self.patch**2, self.patch**2), np.float32)
+        _write_tokens(mask, self.patch, tokens)
+        return bundle.weight * tokens.mean(-1)
 
     def _text(self, placed: list[Placed | None]) -> tuple[np.ndarray, np.ndarray]:
         """Text (n, l, d) and mask (n, l); one that was shortened is encoded anew."""

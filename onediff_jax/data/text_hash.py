@@ -7,6 +7,7 @@ same bits in every process, on every machine, in every version of Python.
 import functools
 import hashlib
 import re
+from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +33,14 @@ def word_vector(word: str, dim: int) -> np.ndarray:
         blocks.append(hashlib.blake2b(word.encode("utf-8"), digest_size=64, salt=salt).digest())
     integers = np.frombuffer(b"".join(blocks)[: 2 * dim], dtype="<u2").astype(np.float32)
     return ((integers + 0.5) / 32768.0 - 1.0) * np.float32(np.sqrt(3.0))
+
+
+class TextEncoder(Protocol):
+    """What a row's prompts go through: embeddings, or ids for an encoder on the devices."""
+
+    def __call__(self, prompts: list[str], /) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (b, l, d) or token ids (b, l), and a mask (b, l) bool, True = a token."""
+        ...
 
 
 class HashedTextEncoder:

@@ -9,7 +9,7 @@ from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.world import CLASSES, OrbitCamera, View, World
 from onediff_jax.tasks import cameras, colors, prompts
 from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
-from onediff_jax.tasks.role import Truth
+from onediff_jax.tasks.role import Made, Role, Truth
 from onediff_jax.tasks.roles import get_role
 
 # Raise it when the same scene starts to give other frames or another prompt.
@@ -89,7 +89,7 @@ class WorldBundles:
         view = self._world.render(scene, height, width)
         truth: dict[str, Any] = {"scene": scene, "view": view}
         chosen = _region_colors(view, rng, self._world.level) if self.task.region_word else {}
-        made = [role.render(_truth(view, chosen), rng) for role in roles]
+        made = [_rendered(role, _truth(view, chosen), rng) for role in roles]
         for frame in made:
             truth |= frame.known
         regions = next((frame.regions for frame in made if frame.regions), None)
@@ -166,6 +166,14 @@ def _region_colors(view: View, rng: np.random.Generator, level: str) -> dict[str
         names = list(colors.COLORS)
         return {label: names[CLASSES.index(label) % len(names)] for label in labels}
     return colors.assign(labels, rng)
+
+
+def _rendered(role: Role, truth: Truth, rng: np.random.Generator) -> Made:
+    """The role's frame. Raises ValueError where the world does not tell what it shows."""
+    made = role.render(truth, rng)
+    if made is None:
+        raise ValueError(f"the embedded world does not tell {role.title} ({role.name})")
+    return made
 
 
 def _truth(view: View, chosen: dict[str, str]) -> Truth:

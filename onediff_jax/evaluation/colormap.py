@@ -3,7 +3,7 @@
 import numpy as np
 
 # Points of matplotlib's viridis and of a dark-to-yellow scale (inferno), interpolated between.
-_VIRIDIS = np.float32(
+_VIRIDIS = np.array(
     [
         [68, 1, 84],
         [72, 40, 120],
@@ -15,9 +15,10 @@ _VIRIDIS = np.float32(
         [109, 205, 89],
         [180, 222, 44],
         [253, 231, 37],
-    ]
+    ],
+    np.float32,
 )
-_INFERNO = np.float32(
+_INFERNO = np.array(
     [
         [0, 0, 4],
         [27, 12, 65],
@@ -29,7 +30,8 @@ _INFERNO = np.float32(
         [251, 155, 6],
         [247, 209, 61],
         [252, 255, 164],
-    ]
+    ],
+    np.float32,
 )
 
 

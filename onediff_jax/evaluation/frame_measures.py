@@ -103,7 +103,7 @@ class EdgeMeasure(FrameMeasure):
     protocol = "F of edge pixels above half strength, matched within 0.0075 of the diagonal"
 
     def record(self, made, truth, known):
-        strength, wanted = (np.float32(self.role.read(f, known)) for f in (made, truth))
+        strength, wanted = (np.asarray(self.role.read(f, known), np.float32) for f in (made, truth))
         edges, true = strength > 0.5, wanted > 0.5
         found = matched_pixels(edges, true)
         counts = (found, np.count_nonzero(true), np.count_nonzero(edges))

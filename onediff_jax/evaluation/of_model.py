@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.evaluation.benchmark_predictions import can_predict, predict_depth
+from onediff_jax.evaluation.benchmarks.depth import DepthBenchmark
 from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
 from onediff_jax.evaluation.benchmarks.scoring import score_predictions
 from onediff_jax.evaluation.galleries import gallery
@@ -140,6 +141,7 @@ def on_benchmarks(
             place = out / "predictions" / name / f"{number}_steps"
             place.mkdir(parents=True, exist_ok=True)
             benchmark = open_benchmark(name, folder, place, {})
+            assert isinstance(benchmark, DepthBenchmark)  # the kind that can be predicted
             total = len(benchmark.items[:limit])
             with tqdm(total=total, desc=f"generating {name}", dynamic_ncols=True) as bar:
                 predict_depth(

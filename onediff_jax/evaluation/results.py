@@ -94,10 +94,13 @@ def bootstrap(
         for key, value in summarize([scores[i] for i in picked]).items():
             if math.isfinite(value):
                 found.setdefault(key, []).append(value)
-    ends = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
-    return {
-        key: tuple(float(v) for v in np.percentile(values, ends)) for key, values in found.items()
-    }
+    return {key: confidence_interval(values) for key, values in found.items()}
+
+
+def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The ends between which 95 % of the resampled values lie."""
+    low, high = np.percentile(values, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)))
+    return float(low), float(high)
 
 
 def bootstrap_means(

@@ -350,7 +350,8 @@ def _cases(
         def pictures(latents, roles=roles):
             pairs = zip(latents, roles, strict=True)
             return tuple(
-                np.float32(f) if role == "ray" else to_uint8(codec.decode(f)) for f, role in pairs
+                np.asarray(f, np.float32) if role == "ray" else to_uint8(codec.decode(f))
+                for f, role in pairs
             )
 
         cases.append(

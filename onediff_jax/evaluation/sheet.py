@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.codec import PictureCodec
 from onediff_jax.evaluation.held_out import Example
 from onediff_jax.sampling.show import picture
 
@@ -19,7 +19,7 @@ _GENERATED = (0, 90, 200)
 
 
 def example_row(
-    example: Example, generated: Sequence[np.ndarray], codec: LightCodec, roles: Sequence[str]
+    example: Example, generated: Sequence[np.ndarray], codec: PictureCodec, roles: Sequence[str]
 ) -> dict[str, list[np.ndarray]]:
     """The pictures of one card of a sheet; known rays are left out where images are generated."""
     bundle: Bundle = example.bundle

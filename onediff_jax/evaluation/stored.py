@@ -151,14 +151,14 @@ class Evaluator:
     def _picture(self, frame: np.ndarray, role: str) -> np.ndarray:
         """Pixels uint8 (H, W, 3); ray maps as they are."""
         if role == "ray" or frame.dtype == np.uint8:
-            return np.float32(frame) if role == "ray" else frame
+            return frame.astype(np.float32) if role == "ray" else frame
         return to_uint8(self._experiment.codec.decode(frame))
 
-    def _round_trip(self, plan: Plan, example: Example) -> tuple[np.ndarray, ...] | None:
+    def _round_trip(self, plan: Plan, example: Example) -> tuple[np.ndarray | None, ...] | None:
         if plan.folder.pictures["kind"] != "pixels":
             return None  # the truth itself went through the codec
         return tuple(
-            self._picture(np.float32(f), r) if w else None
+            self._picture(f.astype(np.float32), r) if w else None
             for f, r, w in zip(example.encoded.frames, example.roles, example.mask, strict=True)
         )
 
@@ -207,7 +207,8 @@ class Evaluator:
         latents = self._sampler(plan.steps)(self._source.params, requests)
         return [
             tuple(
-                self._picture(np.float32(f), role) for f, role in zip(frames, e.roles, strict=True)
+                self._picture(np.asarray(f, np.float32), role)
+                for f, role in zip(frames, e.roles, strict=True)
             )
             for e, frames in zip(examples, latents, strict=True)
         ]
@@ -239,7 +240,7 @@ def weights_hash(params: Any) -> str:
     return text_hash(some)[:16]
 
 
-def _as_npz(arrays: dict[str, np.ndarray]) -> bytes:
+def _as_npz(arrays: dict[str, Any]) -> bytes:
     opened = io.BytesIO()
     np.savez(opened, **arrays)
     return opened.getvalue()

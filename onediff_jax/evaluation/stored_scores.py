@@ -190,7 +190,7 @@ class Scores:
         sign = 1 if better == "higher" else -1
         for kept, way in ((self._best, -sign), (self._worst, sign)):
             kept.append(shown)
-            kept.sort(key=lambda s, way=way: way * s.score)
+            kept.sort(key=lambda s, way=way: way * (s.score or 0.0))
             del kept[_SHOWN:]
 
     @property
@@ -257,5 +257,5 @@ def typical_pictures(plan: Plan) -> dict[tuple, np.ndarray]:
     for index in range(min(len(records), _TYPICAL)):
         for place, frame in enumerate(records[index].frames):
             if frame.dtype == np.uint8:
-                kept.setdefault((place * apart, frame.shape), []).append(np.float32(frame))
+                kept.setdefault((place * apart, frame.shape), []).append(frame.astype(np.float32))
     return {k: np.rint(np.mean(v, 0)).astype(np.uint8) for k, v in kept.items()}

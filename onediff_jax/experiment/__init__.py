@@ -3,7 +3,10 @@
 Importing this package is cheap: jax loads with the first name that is asked for.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onediff_jax.experiment.build import Experiment, make_experiment
 
 __all__ = ["Experiment", "make_experiment"]
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from onediff_jax.data.bundle import encode_bundle
 from onediff_jax.data.cache import Cache, Cached
+from onediff_jax.data.codec import PictureCodec
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
     BatchIterator,
@@ -22,6 +23,7 @@ from onediff_jax.data.pipeline import (
 )
 from onediff_jax.data.prepared.dataset import PreparedData
 from onediff_jax.data.rows import RowPacker
+from onediff_jax.data.text_hash import TextEncoder
 from onediff_jax.data.world_bundles import WORLD_VERSION, WorldBundles
 from onediff_jax.experiment.checks import check_config, check_entry, complete
 from onediff_jax.experiment.inputs import make_inputs
@@ -32,6 +34,9 @@ from onediff_jax.models.lora import LoRA, add_lora, split_lora
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
 from onediff_jax.tasks.definitions import GROUPS, TaskSet
 from onediff_jax.tasks.depth import Normalisation
+
+if TYPE_CHECKING:
+    from onediff_jax.experiment.encoders import OnlineText
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _READING = ("workers", "threads", "prefetch")  # fields of data that are arguments of row_batches
@@ -46,9 +51,9 @@ class Experiment:
     config: ConfigDict
     model_config: NextDiTConfig
     layout: RowLayout
-    codec: Any  # LightCodec or encoders.AutoencoderCodec
-    text_encoder: Any  # prompts → embeddings (b, l, d), mask (b, l)
-    online_text: Any | None  # encoders.OnlineText: rows carry token ids, which it embeds
+    codec: PictureCodec
+    text_encoder: TextEncoder  # prompts → embeddings (b, l, d), mask (b, l)
+    online_text: "OnlineText | None"  # rows carry token ids, which it embeds
     prepared: PreparedData | None  # None: the embedded world
     tasks: TaskSet  # the built-in ones, and those of data.own_tasks
     cache: Cache  # of the embedded world's examples
@@ -127,8 +132,9 @@ class Experiment:
 
 def _of_stream(config: ConfigDict, section: str) -> dict[str, Any]:
     """The fields of a section that change the stream."""
-    fields = section_fields(section)
-    return {k: v for k, v in config[section].to_dict().items() if fields[k].stream}
+    fields, name = section_fields(section), config.data.name
+    values = complete(section, config[section].to_dict())
+    return {k: v for k, v in values.items() if fields[k].stream and fields[k].only in ("", name)}
 
 
 def make_layout(rows: tuple) -> RowLayout:
@@ -196,7 +202,10 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         prepared=inputs.prepared,
         tasks=tasks,
         cache=Cache(_cache_bytes(config)),
-        packer=RowPacker(layout, inputs.row_text, model_config.patch_size, tasks),
+        packer=RowPacker(
+            *(layout, inputs.row_text, model_config.patch_size, tasks),
+            weighted=inputs.prepared is not None and inputs.prepared.weighted,
+        ),
         sizes=inputs.sizes,
         depth=inputs.depth,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),

@@ -52,7 +52,8 @@ def check_config(config: ConfigDict) -> None:
         if section is None or (field.only and field.only != values["data"].get("name")):
             continue
         if field.name not in section:
-            if field.section in OPTIONAL_SECTIONS and field.lacking is not REQUIRED:
+            optional = field.section in OPTIONAL_SECTIONS or field.only == "prepared"
+            if optional and field.lacking is not REQUIRED:
                 continue
             raise SettingsError(_missing(field))
         check_value(field, section[field.name])
@@ -102,16 +103,16 @@ def may_grow(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return allowed and new["train"]["steps"] >= old["train"]["steps"]
 
 
-def upgrade(config: Mapping[str, Any], where: Any) -> dict[str, Any]:
+def upgrade(stored: Mapping[str, Any], where: Any) -> dict[str, Any]:
     """The config of an older run as one of today: what it lacks has the value that it meant then.
 
     Args:
-      config: as JSON has it: lists for tuples.
+      stored: the config as JSON has it: lists for tuples.
       where: the file it is from, for messages.
 
     Raises SettingsError for fields that no longer exist.
     """
-    config = _tuples(config)
+    config: dict[str, Any] = _tuples(stored)
     if unknown := [path for path in _paths(config) if field_of(path) is None]:
         raise SettingsError(
             f"{where}: this version does not know {', '.join(unknown)}{_nearest(unknown[0])}. "
@@ -148,7 +149,7 @@ def check_value(field: Field, value: Any) -> None:
         _check_allowed(field, field.path, value)
         return
     if field.kind == "tasks":
-        own_tasks(value, field.path)
+        own_tasks(value or {}, field.path)
         return
     if field.kind == "weights":
         if not isinstance(value, Mapping):

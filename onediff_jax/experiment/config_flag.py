@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -41,7 +42,8 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
         rest = values(argv)[1:]
     except (AttributeError, KeyError):  # what ml_collections raises for a field it lacks
         with contextlib.redirect_stdout(io.StringIO()):
-            config = values["config"].parser.parse(path)
+            parser: Any = values["config"].parser
+            config = parser.parse(path)
         unknown = [_unknown_field(config, a) for a in arguments if re.match(r"--?config\.", a)]
         if not any(unknown):
             raise

@@ -114,7 +114,8 @@ class PromptEncoder:
             ids, mask = self._tokenizer(some + [""] * (self._batch - len(some)))
             lengths = mask.sum(-1)
             room = min(-(-int(lengths.max()) // _LENGTHS) * _LENGTHS, ids.shape[1])
-            embedded = np.asarray(self._model(ids[:, :room], mask[:, :room]))
+            ids, mask = jnp.asarray(ids[:, :room]), jnp.asarray(mask[:, :room])
+            embedded = np.asarray(self._model(ids, mask))
             found += [
                 embedded[i, : lengths[i]].astype(ml_dtypes.bfloat16) for i in range(len(some))
             ]
@@ -158,7 +159,7 @@ class OnlineText:
         def put(leaf):
             leaf = np.asarray(leaf)
             divided = [n if n % mesh.shape["fsdp"] == 0 else 0 for n in leaf.shape]
-            spec = [None] * leaf.ndim
+            spec: list[str | None] = [None] * leaf.ndim
             if any(divided):
                 spec[int(np.argmax(divided))] = "fsdp"
             sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
@@ -197,8 +198,12 @@ class AutoencoderCodec:
     def _model(self) -> Autoencoder:  # loaded when something is shown: training never needs it
         return load_autoencoder(self._folder)
 
-    @functools.cached_property
+    @property
     def identity(self) -> str:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> str:
         return weights_hash(self._folder)
 
     def encode(self, images: np.ndarray) -> np.ndarray:

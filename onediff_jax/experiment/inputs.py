@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from onediff_jax.data.buckets import bucket_size
-from onediff_jax.data.codec import LightCodec
+from onediff_jax.data.codec import LightCodec, PictureCodec
 from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.prepared.dataset import (
     CachedText,
@@ -17,10 +17,14 @@ from onediff_jax.data.prepared.dataset import (
     sizes_of,
 )
 from onediff_jax.data.prepared.depth import depth_of
-from onediff_jax.data.text_hash import HashedTextEncoder
+from onediff_jax.data.text_hash import HashedTextEncoder, TextEncoder
 from onediff_jax.data.world_bundles import DEPTH_RANGE
+from onediff_jax.experiment.checks import complete
 from onediff_jax.tasks.definitions import TaskSet
 from onediff_jax.tasks.depth import Normalisation
+
+if TYPE_CHECKING:
+    from onediff_jax.experiment.encoders import OnlineText
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +41,13 @@ class Inputs:
       online_text: encoders.OnlineText, which embeds the ids of rows on the devices, or None.
     """
 
-    codec: Any
+    codec: PictureCodec
     prepared: PreparedData | None
     sizes: dict[str, tuple[tuple[int, int], ...]]
     depth: Normalisation | None
-    text_encoder: Any
-    row_text: Any
-    online_text: Any | None
+    text_encoder: TextEncoder
+    row_text: TextEncoder
+    online_text: "OnlineText | None"
 
 
 def make_inputs(
@@ -56,7 +60,7 @@ def make_inputs(
     data = config.data
     if data.name == "world":
         codec, prepared, sizes = LightCodec(), None, _sizes(layout, data.aspects)
-        depth = Normalisation(**DEPTH_RANGE)
+        depth = Normalisation(DEPTH_RANGE["near"], DEPTH_RANGE["far"])
     elif with_data:
         codec, prepared = _make_prepared(config, layout, tasks)
         sizes, depth = prepared.sizes(), depth_of(prepared.folders)
@@ -89,7 +93,7 @@ def _sizes(layout: RowLayout, aspects: tuple[str, ...]) -> dict[str, tuple[tuple
     return sizes
 
 
-def _make_codec(encoder: str) -> Any:
+def _make_codec(encoder: str) -> PictureCodec:
     """The codec of config.data.encoder: "light", or an autoencoder's folder."""
     if encoder == "light":
         return LightCodec()
@@ -100,8 +104,9 @@ def _make_codec(encoder: str) -> Any:
 
 def _make_prepared(
     config: ConfigDict, layout: RowLayout, tasks: TaskSet
-) -> tuple[Any, PreparedData]:
+) -> tuple[PictureCodec, PreparedData]:
     data = config.data
+    fields = complete("data", data.to_dict())
     folders = open_folders(data.folders)
     first = folders[0][0]
     if (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
@@ -120,7 +125,12 @@ def _make_prepared(
         raise ValueError(
             f"text.kind='cached', but {first.path} holds captions alone: prepare --text=FOLDER"
         )
-    prepared = PreparedData(folders, layout, data.evaluate_on, codec, cached, tasks)
+    prepared = PreparedData(
+        *(folders, layout, data.evaluate_on, codec, cached, tasks),
+        prior_weight=fields["prior_weight"],
+        flip_share=fields["flip_share"],
+        random_crop=fields["random_crop"],
+    )
     prepared.check(data.tasks)
     return codec, prepared
 
@@ -137,6 +147,7 @@ def _make_text(config: ConfigDict, prepared: PreparedData | None) -> Any:
         return encode or _no_text
     manifest = prepared.folders[0][0].manifest
     cached = prepared.folders[0][0].text
+    assert cached is not None  # _make_prepared compares text.kind with the folder
     for field, ours, theirs in (
         ("model.caption_channels", width, cached["width"]),
         ("text.max_length", text.max_length, cached["max_length"]),
@@ -161,7 +172,7 @@ def _online_when_needed(config: ConfigDict) -> Callable:
     return lambda prompts: online()(prompts)
 
 
-def _make_online(config: ConfigDict) -> Any:
+def _make_online(config: ConfigDict) -> "OnlineText":
     """The T5 of text.folder; its weights are loaded when it is used."""
     from onediff_jax.experiment.encoders import OnlineText
 

@@ -276,6 +276,34 @@ FIELDS = (
         only="prepared",
     ),
     Field(
+        "data.prior_weight",
+        "float",
+        "Weight in the loss of examples with is_reg, which only keep what the network knows.",
+        NOT_NEGATIVE,
+        lacking=1.0,
+        only="prepared",
+    ),
+    Field(
+        "data.flip_share",
+        "float",
+        "Probability that an example is mirrored from left to right, where that leaves it true: no "
+        "skeletons, no cameras, no prompt that says a side or of writing. Needs stored pixels.",
+        SHARE,
+        "of examples",
+        lacking=0.0,
+        stream=True,
+        only="prepared",
+    ),
+    Field(
+        "data.random_crop",
+        "bool",
+        "Pictures of text2image that are larger than their slot are cropped to it, each time "
+        "elsewhere (held-out ones in the middle); else they are refused. Needs stored pixels.",
+        lacking=False,
+        stream=True,
+        only="prepared",
+    ),
+    Field(
         "data.workers",
         "int",
         "Reading processes; 0: the trainer itself reads.",
@@ -498,6 +526,23 @@ FIELDS = (
         "One stays for good that often; 0: none.",
         NOT_NEGATIVE,
         "steps",
+        free=True,
+    ),
+    Field(
+        "checkpoint.local_folder",
+        "str",
+        "On a disk of each host, for saves beside the checkpoints: a run that is started again on "
+        "the same hosts goes on from the newest that all have. Empty: none.",
+        lacking="",
+        free=True,
+    ),
+    Field(
+        "checkpoint.local_every",
+        "int",
+        "Saves there that often.",
+        POSITIVE,
+        "steps",
+        lacking=100,
         free=True,
     ),
     Field(

@@ -40,7 +40,7 @@ def euler_step(
 
 
 def euler(
-    step: Callable, latents: Float[Array, "*s"], sigmas: Float[Array, "n1 *f"]
+    step: Callable, latents: Float[Array, "*s"], sigmas: Float[Array, "steps+1 *frames"]
 ) -> Float[Array, "*s"]:
     """The Euler loop, one compiled scan over the n steps of a schedule, or of a part of one.
 
@@ -84,7 +84,7 @@ def denoise(
     model: Callable,
     noise: Float[Array, "b f h w c"],
     conditions: Float[Array, "b f h w c"],
-    denoise_mask: Bool[Array, "f"],
+    denoise_mask: Bool[Array, " f"],
     text: Float[Array, "b l d"],
     text_mask: Bool[Array, "b l"],
     null_text: Float[Array, "b l d"],

@@ -46,7 +46,7 @@ def sample_sigmas(
     key: jax.Array,
     shape: tuple[int, ...],
     sampling: TimeSampling,
-    rays: Bool[np.ndarray, "f"] | None = None,
+    rays: Bool[np.ndarray, " f"] | None = None,
 ) -> Float[Array, "*s"]:
     """Independent σ in 0..1, float32, of the given shape; `rays`: ray maps along its last axis."""
     normal = jax.random.normal(key, shape)

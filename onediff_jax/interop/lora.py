@@ -181,13 +181,14 @@ class Adapter:
                 f"lora.init_adapter={self.file} and lora.targets differ: only in the file are "
                 f"{sorted(theirs - ours)}, only in lora.targets {sorted(ours - theirs)}"
             )
-        leaves, shapes = {}, traverse_util.flatten_dict(shapes)
+        leaves = {}
+        kernels: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(shapes)
         for path, name in wanted.items():
-            *stack, width, out = shapes[path].shape
+            *stack, width, out = kernels[path].shape
             layers, rank = range(*stack) if stack else (None,), lora.rank_of(name)
-            if missing := set(layers) - self.parts[path].keys():
+            if missing := [layer for layer in layers if layer not in self.parts[path]]:
                 raise PretrainedError(
-                    f"lora.init_adapter={self.file} has no {to_name(path, min(missing))}"
+                    f"lora.init_adapter={self.file} has no {to_name(path, missing[0])}"
                 )
             parts = [self.parts[path][layer] for layer in layers]
             for layer, part in zip(layers, parts, strict=True):
@@ -235,7 +236,7 @@ def read_adapter(path: str | Path, shapes: dict[str, Any]) -> Adapter:
             unknown.append(name)
         else:
             modules.setdefault(module, {})[key] = np.asarray(tensor, np.float32)
-    leaves = traverse_util.flatten_dict(shapes)
+    leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(shapes)
     scales, parts = _scales(file, notes), {}
     for module, found in modules.items():
         place = to_place(f"{module}.weight", 2)
@@ -265,6 +266,8 @@ def _modules(
         a, b = (np.asarray(leaves[*path[:-1], name]) for name in ("lora_a", "lora_b"))
         lengths, place = leaves.get((*path[:-1], "lora_m")), (*path[:-1], "kernel")
         if lengths is not None:
+            if kernel is None:
+                raise ValueError("the lengths of DoRA are of the base's matrices: give `kernel`")
             base = np.asarray(kernel(place), np.float32)
             lengths = np.asarray(lengths) * np.linalg.norm(base, axis=-2)
         for layer in range(len(a)) if a.ndim == 3 else (None,):

@@ -5,11 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from onediff_jax.models.loading import compute_dtype, matmul_precision
 from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
+
+Arrays = jax.Array | np.ndarray
 
 
 class PretrainedModel:
@@ -56,10 +59,10 @@ class PretrainedModel:
 
     def __call__(
         self,
-        latents: Float[Array, "b f h w c"],
-        timesteps: Float[Array, "b f"],
-        text: Float[Array, "b l d"],
-        text_mask: Bool[Array, "b l"],
+        latents: Float[Arrays, "b f h w c"],
+        timesteps: Float[Arrays, "b f"],
+        text: Float[Arrays, "b l d"],
+        text_mask: Bool[Arrays, "b l"],
         *,
         rope_scale: float = 1.0,
         rope_watershed: float = 1.0,

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -100,9 +100,7 @@ class SafetensorsWriter:
             raise ValueError(f"{name} holds numbers beyond float16; choose bfloat16 or float32")
         number, offset = self._places[name]
         self._writing.result()  # the other buffer is free from now on
-        self._writing = self._thread.submit(
-            _write_all, self._open[number], memoryview(buffer), offset
-        )
+        self._writing = self._thread.submit(_write_all, self._open[number], buffer.data, offset)
         self._missing.remove(name)
 
     def __enter__(self) -> Self:
@@ -121,20 +119,21 @@ class SafetensorsWriter:
         return int(np.prod(self._shapes[name], dtype=np.int64)) * self.dtype.itemsize
 
     def _lay_out(self, file: Path, names: list[str], code: str) -> None:
-        header, end = {"__metadata__": {"format": "pt", **self._notes}}, 0
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **self._notes}}
+        end, begins = 0, {}
         for name in names:
-            begin, end = end, end + self._size(name)
+            begins[name], end = end, end + self._size(name)
             header[name] = {
                 "dtype": code,
                 "shape": list(self._shapes[name]),
-                "data_offsets": [begin, end],
+                "data_offsets": [begins[name], end],
             }
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         start = 8 + len(text)
         number = len(self._open)
         for name in names:
-            self._places[name] = (number, start + header[name]["data_offsets"][0])
+            self._places[name] = (number, start + begins[name])
         self._open.append(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644))
         _write_all(self._open[number], memoryview(len(text).to_bytes(8, "little") + text), 0)
         os.ftruncate(self._open[number], start + end)

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from onediff_jax.interop.model import PretrainedModel
-from onediff_jax.models.nextdit import NextDiT, NextDiTConfig
+from onediff_jax.models.nextdit import NextDiTConfig
 
 # float32: of the largest difference, in units of the output's deviation where that exceeds 1.
 # bfloat16: of the root mean square of the differences over that of the output, or twice what the
@@ -144,6 +144,7 @@ def _load_torch(folder: Path, dtype: str):
 
     (file,) = folder.glob("nextdit_*.py")
     spec = importlib.util.spec_from_file_location("exported_nextdit", file)
+    assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model = module.NextDiT.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
@@ -199,7 +200,7 @@ def _our_layers(model: PretrainedModel, case: Case) -> Iterable[np.ndarray]:
     def watch(x):  # (b, chunks, tokens per chunk, d)
         found.append(np.asarray(x, np.float32).reshape(x.shape[0], -1, x.shape[-1]))
 
-    module: NextDiT = nnx.merge(model.graphdef, model.params)
+    module: Any = nnx.merge(model.graphdef, model.params)
     module.layers = _Watched(module.layers, watch)
     with jax.default_matmul_precision("highest"):
         arrays = (case.latents, case.timesteps, case.text, case.text_mask)

@@ -18,11 +18,13 @@ from onediff_jax.models import loading
 def sources(shapes: Mapping[str, Any]) -> dict[LeafPath, loading.Source]:
     """Where each of our arrays (shapes: nested dict) comes from among the released tensors."""
     found = {}
-    for path, leaf in traverse_util.flatten_dict(dict(shapes)).items():
+    leaves: dict[LeafPath, Any] = traverse_util.flatten_dict(dict(shapes))
+    for path, leaf in leaves.items():
         stacked = path[0] == "layers"
-        depth, shape = (leaf.shape[0], leaf.shape[1:]) if stacked else (None, leaf.shape)
+        layers = range(leaf.shape[0]) if stacked else [None]
+        shape = leaf.shape[1:] if stacked else leaf.shape
         axes = (1, 0) if path[-1] == "kernel" else tuple(range(len(shape)))
-        names = tuple(to_name(path, layer) for layer in (range(depth) if stacked else [None]))
+        names = tuple(to_name(path, layer) for layer in layers)
         released = tuple(shape[axis] for axis in axes)
         found[path] = loading.Source(names, released, axes, stacked)
     return found

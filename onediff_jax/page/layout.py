@@ -114,9 +114,10 @@ class Page:
             )
             self.negative_prompt = gr.Textbox(label="Lead away from")
             with gr.Row():
-                sides = {"precision": 0, "minimum": 0, "step": 16}
-                self.height = gr.Number(0, label="Height (0: as trained)", **sides)
-                self.width = gr.Number(0, label="Width (0: as trained)", **sides)
+                self.height, self.width = (
+                    gr.Number(0, label=f"{name} (0: as trained)", precision=0, minimum=0, step=16)
+                    for name in ("Height", "Width")
+                )
             self.depth_scale = gr.Number(0.001, label="Metres per unit of 16-bit depth")
             self.classes = gr.File(label="Class list of class maps", file_types=[".txt", ".json"])
         with gr.Row():
@@ -133,7 +134,7 @@ class Page:
             self.regions = gr.Textbox(
                 label="Regions, a line each, such as cyan: cube", lines=2, elem_id="regions"
             )
-            codes = [colors.hex_code(name) for name in colors.COLORS]
+            codes: list[Any] = [colors.hex_code(name) for name in colors.COLORS]
             self.painted = gr.ImageEditor(
                 label="Or paint the map (used where no picture is given)",
                 type="numpy",

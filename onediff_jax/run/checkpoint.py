@@ -263,15 +263,20 @@ class SavedState:
         return loaded
 
 
+def _orbax(folder: Path) -> Any:
+    """The folder as orbax takes it: it asks for etils' paths, of which pathlib's are a part."""
+    return folder
+
+
 def read(folder: Path, abstract: Any) -> tuple[Any, dict[str, Any]]:
     """State and data of the checkpoint in a folder, compared with its checksums.
 
     Raises DamagedError for files that are damaged, CheckpointError for other shapes.
     """
     with _as_damage(folder):
-        stored = ocp.checkpointables_metadata(folder).metadata["state"]
+        stored = ocp.checkpointables_metadata(_orbax(folder)).metadata["state"]
         _compare(stored, abstract, folder)
-        loaded = ocp.load_checkpointables(folder, {"state": abstract, "data": None})
+        loaded = ocp.load_checkpointables(_orbax(folder), {"state": abstract, "data": None})
     state, data = loaded["state"], loaded["data"]
     marked = data.get(_MARK, False)
     about = read_about(folder)
@@ -288,7 +293,7 @@ def read(folder: Path, abstract: Any) -> tuple[Any, dict[str, Any]]:
 def stored_shapes(folder: Path) -> Any:
     """What a checkpoint holds: a pytree with shapes and dtypes. Raises DamagedError."""
     with _as_damage(folder):
-        stored = ocp.checkpointables_metadata(folder).metadata["state"]
+        stored = ocp.checkpointables_metadata(_orbax(folder)).metadata["state"]
         if stored is None:
             raise OSError("the description of its arrays is missing or cut off")
     return stored

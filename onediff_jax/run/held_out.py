@@ -16,6 +16,7 @@ from onediff_jax.run.metrics import add_sums, task_means
 from onediff_jax.run.train_step import make_eval_step
 
 LEVELS = tuple((place + 0.5) / 8 for place in range(8))  # σ, the middles of eight equal parts
+_LEVELS = np.array(LEVELS, np.float32)
 
 
 class HeldOutLoss:
@@ -43,7 +44,12 @@ class HeldOutLoss:
         whole = NamedSharding(mesh, jax.P())
         step = jax.jit(
             on_mesh(make_eval_step(experiment), mesh),
-            in_shardings=(shardings, row_shardings(mesh), None, whole),
+            in_shardings=(
+                shardings,
+                row_shardings(mesh, weighted=experiment.packer.weighted),
+                None,
+                whole,
+            ),
             out_shardings=whole,
         )
         self._step = Program(step, "the held-out loss")
@@ -61,9 +67,10 @@ class HeldOutLoss:
         """NAME, NAME/TASK, NAME_by_noise/σ and NAME_by_noise/TASK/σ; means over tokens."""
         names, seed = self._experiment.tasks.names, self._experiment.config.seed
         drawn = [np.full_like(levels, np.nan) for levels in self._dealt]
-        sums = None
+        sums: dict[str, np.ndarray] | None = None
         for found in self._found(params, jax.random.key(seed + 1), drawn):
             sums = add_sums(sums, found)
+        assert sums is not None  # log.held_out_batches is positive
         values = task_means(sums, self.name, names)
         values[self.name] = float(sums["task_loss"].sum() / sums["task_tokens"].sum())
         found = self._found(params, jax.random.key(0), self._dealt)
@@ -99,10 +106,10 @@ def deal_levels(tasks: Sequence[np.ndarray], layout: RowLayout) -> list[np.ndarr
         for row, slot in np.ndindex(of_slot.shape):
             task = int(of_slot[row, slot])
             bundle[row, slot] = count.get(task, 0)
-            count[task] = bundle[row, slot] + 1
+            count[task] = count.get(task, 0) + 1
         number = bundle[:, layout.frame_slot]
         level = (number + place * (3 + 2 * (number // len(LEVELS)))) % len(LEVELS)
-        dealt.append(np.float32(LEVELS)[level])
+        dealt.append(_LEVELS[level])
     return dealt
 
 
@@ -122,7 +129,7 @@ def level_means(
     loss = np.zeros((len(names), len(LEVELS)))
     tokens = np.zeros_like(loss)
     for sums, sigma, of_slot in zip(found, levels, tasks, strict=True):
-        where = of_slot[:, layout.frame_slot], np.searchsorted(np.float32(LEVELS), sigma)
+        where = of_slot[:, layout.frame_slot], np.searchsorted(_LEVELS, sigma)
         np.add.at(loss, where, np.asarray(sums["frame_loss"], np.float64))
         np.add.at(tokens, where, np.asarray(sums["frame_tokens"], np.float64))
     means = {}

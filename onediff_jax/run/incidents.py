@@ -86,7 +86,9 @@ class LossWatch:
           skipped_before: metrics["skipped"] of the step before.
         """
         loss, tokens = (np.asarray(metrics[k], np.float64) for k in ("task_loss", "task_tokens"))
-        means = {self._tasks[i]: float(loss[i] / tokens[i]) for i in np.flatnonzero(tokens)}
+        means = {
+            task: float(loss[i] / tokens[i]) for i, task in enumerate(self._tasks) if tokens[i]
+        }
         left_out = int(metrics["skipped"]) > skipped_before
         finite = np.isfinite(float(metrics["grad_norm"])) and np.isfinite(float(metrics["loss"]))
         if finite:

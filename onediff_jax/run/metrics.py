@@ -35,7 +35,7 @@ class Reporter:
         trackers: Sequence[str] = ("tensorboard",),
         config: dict[str, Any] | None = None,
     ):
-        self._workdir, self._jsonl, self._trackers = workdir, None, None
+        self._workdir, self._jsonl, self._trackers = workdir, io.StringIO(), None
         if is_writer:
             _end_torn_line(workdir / "metrics.jsonl")
             self._jsonl = (workdir / "metrics.jsonl").open("a")
@@ -111,7 +111,7 @@ class Results:
     @property
     def idle(self) -> bool:
         """Whether the devices have nothing left to do."""
-        return self.newest is None or self.newest["loss"].is_ready()
+        return self.newest is None or self.newest["loss"].is_ready()  # pyright: ignore[reportAttributeAccessIssue]
 
     def settle(self, ahead: int = 0) -> None:
         """Returns when all steps but the newest `ahead` are done."""

@@ -94,13 +94,13 @@ class Observer:
             reporter.scalars(step, values)
             what = {"held_out": "held-out loss"}.get(name, "loss on training examples")
             reporter.say(f"step {step}/{self._total}  {what} {values[name]:.4f}")
-        if "samples" in due:
+        if "samples" in due and self._preview:
             reporter.image(step, "samples", self._preview(params, step))
-        if "prompts" in due:
+        if "prompts" in due and self._prompts:
             options = {"workdir": self._workdir, "write": self._is_writer}
             sheet = self._prompts(self._sampler, params, step, **options)
             reporter.image(step, FOLDER, sheet)
-        if "evaluation" in due:
+        if "evaluation" in due and self._evaluation:
             values = self._evaluation(params, step)
             reporter.scalars(step, values)
             reporter.say(f"step {step}/{self._total}  evaluation: {len(values)} numbers")

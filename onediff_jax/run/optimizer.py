@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     "rsqrt" is the peak × √(warm-up ÷ step); it has no end to go down to.
     Raises ValueError for a warm-up that is longer than the run.
     """
-    config = ConfigDict(complete("optim", config))
+    config = ConfigDict(complete("optim", config.to_dict()))
     if not 0 <= config.warmup_steps < total_steps:
         raise ValueError(
             f"optim.warmup_steps={config.warmup_steps} must be in 0..{total_steps - 1}, below "
@@ -66,10 +67,10 @@ def describe_longer(config: ConfigDict, before: int, now: int, step: int) -> str
       step: at which it goes on.
     """
     old, new, end = (
-        f"{float(learning_rate(config, total)(at)):.3g}"
+        f"{np.asarray(learning_rate(config, total)(at)).item():.3g}"
         for total, at in ((before, step), (now, step), (now, now))
     )
-    schedule = ConfigDict(complete("optim", config)).schedule
+    schedule = complete("optim", config.to_dict())["schedule"]
     here = f"stays {new}" if old == new else f"would be {old} and is {new}"
     return (
         f"train.steps grows from {before} to {now}: at step {step} the learning rate ({schedule}) "
@@ -89,8 +90,8 @@ def make_optimizer(
 
     Raises ValueError, naming the field, for values outside their range.
     """
-    check_section("optim", config)
-    config = ConfigDict(complete("optim", config))
+    check_section("optim", config.to_dict())
+    config = ConfigDict(complete("optim", config.to_dict()))
     schedule = learning_rate(config, total_steps)
     rule = _RULES[config.name](config, schedule)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule), schedule

@@ -81,7 +81,7 @@ class _Wandb:
     """Weights & Biases; offline, in the workdir, unless a key or WANDB_MODE says otherwise."""
 
     def __init__(self, workdir: Path, config: dict[str, Any]):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports] installed by who uses it
 
         netrc = Path.home() / ".netrc"
         known = "WANDB_API_KEY" in os.environ or (netrc.exists() and "wandb" in netrc.read_text())
@@ -111,7 +111,7 @@ class _Wandb:
 
 class _Trackio:
     def __init__(self, workdir: Path, config: dict[str, Any]):
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports] installed by who uses it
 
         self._trackio = trackio
         trackio.init(project=_PROJECT, name=workdir.name, config=config, resume="allow")
@@ -133,7 +133,7 @@ class _MLflow:
     """MLflow; in the workdir unless MLFLOW_TRACKING_URI says otherwise."""
 
     def __init__(self, workdir: Path, config: dict[str, Any]):
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports] installed by who uses it
 
         self._mlflow = mlflow
         if "MLFLOW_TRACKING_URI" not in os.environ:

@@ -113,7 +113,8 @@ def token_weights(batch: Batch, experiment: Experiment) -> jax.Array:
     ray_weight = np.float32(experiment.config.flow.ray_weight)
     of_frame = np.where(ray_frames(layout), ray_weight, np.float32(1))
     carries = (batch["token_mask"] & ~given).astype(jnp.float32)
-    return carries * of_frame[layout.chunk_frame][:, None]
+    carries *= of_frame[layout.chunk_frame][:, None]
+    return carries * batch["weights"] if "weights" in batch else carries
 
 
 def ray_frames(layout: RowLayout) -> np.ndarray:
@@ -131,9 +132,10 @@ def ray_frames(layout: RowLayout) -> np.ndarray:
 
 def make_train_step(
     experiment: Experiment, tx: optax.GradientTransformation, schedule: optax.Schedule
-) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """The step as a pure function; randomness is fold_in(config.seed, step).
+) -> Callable[..., tuple[TrainState, Sums]]:
+    """The step as a pure function of (state, batch, frozen=None, limits=None).
 
+    Its randomness is fold_in(config.seed, step).
     `frozen` are parameters that are not trained, beside state.params; None when all are. With
     `train.accumulate` = n the batch goes through in n parts: the gradient is that of the mean over
     the weighted tokens of all of them. A step whose gradient is not finite changes nothing but the
@@ -219,7 +221,7 @@ def sharded_train_step(
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     mesh: Mesh,
-) -> tuple[Callable[[TrainState, Batch, Any], tuple[TrainState, Sums]], TrainState, Any]:
+) -> tuple[Callable[..., tuple[TrainState, Sums]], TrainState, Any]:
     """The jitted step of (state, batch, frozen), and how its state and frozen weights lie.
 
     With train.on_spike="skip" it takes the limits of `make_train_step` too.
@@ -231,20 +233,27 @@ def sharded_train_step(
     shardings = state_shardings(shapes, mesh)
     frozen = state_shardings(experiment.frozen_shapes, mesh)
     step = make_train_step(experiment, tx, schedule)
-    whole = step
+    whole: Callable[..., tuple[TrainState, Sums]] = step
     if experiment.config.ema.offload:
         ema = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), shardings.ema)
         shardings = shardings._replace(ema=ema)
 
-        def whole(state: TrainState, batch: Batch, frozen: Any = None, *limits: jax.Array):
+        def offloaded(state: TrainState, batch: Batch, frozen: Any = None, *limits: jax.Array):
             ema = jax.device_put(state.ema, on_device(shardings.ema))
             return step(state._replace(ema=ema), batch, frozen, *limits)
+
+        whole = offloaded
 
     whole_array = jax.sharding.NamedSharding(mesh, jax.P())
     limits = (whole_array,) if experiment.config.train.on_spike == "skip" else ()
     jitted = jax.jit(
         on_mesh(whole, mesh),
-        in_shardings=(shardings, row_shardings(mesh), frozen, *limits),
+        in_shardings=(
+            shardings,
+            row_shardings(mesh, weighted=experiment.packer.weighted),
+            frozen,
+            *limits,
+        ),
         out_shardings=(shardings, whole_array),
         donate_argnums=0,
     )

@@ -108,10 +108,10 @@ class Compiles:
         self.count, self.seconds, self._thread = 0, 0.0, threading.get_ident()
         monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == _COMPILED and threading.get_ident() == self._thread:
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
 
     def close(self) -> None:
         """Stops counting."""

@@ -54,7 +54,7 @@ class Watchdog:
     ):
         if on_hang not in ON_HANG:
             raise ValueError(f"log.on_hang={on_hang!r} must be one of {ON_HANG}")
-        self._exit, self._output = on_hang == "exit", output or sys.__stderr__
+        self._exit, self._output = on_hang == "exit", output or sys.__stderr__ or sys.stderr
         self._least = _AT_LEAST if at_least is None else at_least
         self._first = _FIRST if at_least is None else {}
         self._durations: dict[str, deque[float]] = {}

@@ -27,10 +27,12 @@ def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
         shapes = {image.shape for image in request.images}
         if len(shapes) > 1:
             raise ValueError(f"images are latents of several shapes: {sorted(shapes)}")
-        zeros = np.zeros(shapes.pop(), np.float32)
+        height, width, channels = shapes.pop()
     else:
         size = request.size or trained_size(experiment, plan.task, request.images)
-        zeros = np.zeros((*(side // codec.factor for side in size), codec.channels), np.float32)
+        height, width = (side // codec.factor for side in size)
+        channels = codec.channels
+    zeros = np.zeros((height, width, channels), np.float32)
     images, frames, cameras = iter(request.images), [], request.cameras
     if request.from_image:
         images = iter(derived(request, plan.task, size))
@@ -44,7 +46,8 @@ def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
         elif request.gives_latents:
             frames.append(next(images))
         elif role == "ray":
-            rays = cams.rays_from_cameras(cameras[index // 2], zeros.shape[:2])
+            assert cameras is not None  # make_plan asks for those of given ray frames
+            rays = cams.rays_from_cameras(cameras[index // 2], (height, width))
             frames.append(cams.ray_frames(rays)[0])
         else:
             frames.append(codec.encode(fit(next(images), size, nearest=get_role(role).nearest)))
@@ -54,9 +57,15 @@ def encode(request: Request, plan: Plan, experiment: Experiment) -> Encoded:
 
 def derived(request: Request, task: Task, size: tuple[int, int]) -> list[np.ndarray]:
     """The given frames that are made of an ordinary picture, at the size that is generated."""
-    image, hole = fit(request.images[0], size), _fit_mask(request.mask, size)
-    roles = given_roles(task, request.direction)
-    return [get_role(role).derive(image, mask=hole) for role in roles]
+    image = fit(request.images[0], size)
+    hole = None if request.mask is None else _fit_mask(request.mask, size)
+    frames = []
+    for role in map(get_role, given_roles(task, request.direction)):
+        frame = role.derive(image, mask=hole)
+        if frame is None:
+            raise ValueError(f"no {role.title} ({role.name}) can be made of a picture: give one")
+        frames.append(frame)
+    return frames
 
 
 def kept_pixels(
@@ -76,12 +85,12 @@ def kept_pixels(
         return fit(image, size), _fit_mask(request.mask, size)
     hole = _fit_mask(image.max(-1) == 0, size)
     if image.shape[:2] != size:
-        hole = ndimage.binary_dilation(hole, iterations=_REACH)
+        hole = np.asarray(ndimage.binary_dilation(hole, iterations=_REACH))
     return fit(image, size), hole
 
 
-def _fit_mask(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
-    return None if mask is None else fit(mask.astype(np.uint8), size, nearest=True) > 0
+def _fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return fit(mask.astype(np.uint8), size, nearest=True) > 0
 
 
 def trained_size(experiment: Experiment, task: Task, images: Sequence) -> tuple[int, int]:

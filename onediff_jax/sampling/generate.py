@@ -99,14 +99,14 @@ def generate(
     """
     requests = [requests] if isinstance(requests, Request) else list(requests)
     experiment = source.experiment
-    guidance = experiment.config.log.guidance if guidance is None else guidance
+    guided: float = experiment.config.log.guidance if guidance is None else guidance
     plans = [make_plan(request, experiment.tasks) for request in requests]
     results: list = [None] * len(requests)
 
     def result(index: int, frames: Frames, notes: tuple[str, ...] = ()) -> Generated:
         depth = experiment.depth
         one = (requests[index], plans[index], frames, experiment.codec, depth)
-        return Generated(*one, steps, guidance, notes)
+        return Generated(*one, steps, guided, notes)
 
     shapes: dict[tuple, list[int]] = {}
     for index, (request, plan) in enumerate(zip(requests, plans, strict=True)):
@@ -116,11 +116,12 @@ def generate(
             experiment,
             rows=min(len(indices), _TOGETHER),
             steps=steps,
-            guidance=guidance,
+            guidance=guided,
             layout=RowLayout((Slot(group, frames, tokens),)),
         )
 
         def show(step, found, indices=indices):
+            assert watch is not None  # else nobody is shown anything
             pairs = zip(indices, found, strict=True)
             watch(step, [result(index, frames) for index, frames in pairs if frames])
 

@@ -155,10 +155,12 @@ def _check_from_image(request: Request, task: Task, tasks: TaskSet) -> None:
     needs = any(get_role(role).needs_mask for role in given_roles(task, name))
     if (request.mask is not None) != needs:
         raise ValueError("a mask is needed to inpaint an ordinary image, and for nothing else")
-    if needs and request.mask.shape != request.images[0].shape[:2]:
+    if request.mask is None:
+        return
+    if request.mask.shape != request.images[0].shape[:2]:
         sizes = [f"{s[1]}x{s[0]}" for s in (request.mask.shape, request.images[0].shape)]
         raise ValueError(f"mask has {sizes[0]} pixels, the image {sizes[1]}: they must agree")
-    if needs and not request.mask.any():
+    if not request.mask.any():
         raise ValueError("mask is black everywhere: nothing is to be painted anew")
 
 

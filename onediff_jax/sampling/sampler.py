@@ -76,7 +76,7 @@ class Sampler:
             self._packer = RowPacker(layout, packer.text_encoder, packer.patch, tasks)
         self._bare = RowPacker(self._layout, _no_text, packer.patch, tasks)
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
-        if self._mesh is None:
+        if mesh is None or mesh.size == 1:
             self._program = _jitted(experiment.graphdef, self._layout, guidance <= 1)
         else:
             self._rows += -rows % batch_devices(mesh)

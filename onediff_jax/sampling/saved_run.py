@@ -1,6 +1,8 @@
 """The weights of a run's checkpoint, read as they are asked for."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import traverse_util
@@ -47,9 +49,12 @@ class SavedRun:
         self.experiment: Experiment = make_experiment(config, with_data=with_data)
         self._saved, self._tree = SavedState(workdir, step), "ema" if ema else "params"
         self.step = self._saved.step
-        self._trained = traverse_util.flatten_dict(param_shapes(self.experiment))
+        self._trained: dict[_LeafPath, Any] = traverse_util.flatten_dict(
+            param_shapes(self.experiment)
+        )
         self._group: dict[_LeafPath, jax.Array] = {}
-        self.adapters = self.base = None
+        self.adapters: dict[str, Any] | None = None
+        self.base: Callable[[_LeafPath], Any] | None = None
         self.shapes = traverse_util.unflatten_dict(self._trained)
         if self.experiment.lora:
             self.adapters = traverse_util.unflatten_dict(self._read(list(self._trained)))
@@ -62,12 +67,12 @@ class SavedRun:
 
         Asked for in the order of `shapes`, they are read in small groups, and one is held.
         """
-        if self.adapters is None:
+        if self.adapters is None or self.base is None or self.experiment.lora is None:
             if path not in self._group:
                 self._group = {}
                 self._group = self._read(self._next(path))
             return self._group.pop(path)
-        adapters = traverse_util.flatten_dict(self.adapters)
+        adapters: dict[_LeafPath, Any] = traverse_util.flatten_dict(self.adapters)
         kernel, a = self.base(path), adapters.get((*path[:-1], "lora_a"))
         if path[-1] != "kernel" or a is None:
             return kernel
@@ -94,4 +99,5 @@ class SavedRun:
             for path in paths
         }
         part = {self._tree: traverse_util.unflatten_dict(wanted)}
-        return traverse_util.flatten_dict(self._saved.read(part)[self._tree])
+        found: dict[_LeafPath, Any] = traverse_util.flatten_dict(self._saved.read(part)[self._tree])
+        return found

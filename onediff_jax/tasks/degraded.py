@@ -87,10 +87,11 @@ def inpainting(
         generator.
     """
     image = check_image(image)
-    if mask is None and rng is None:
-        raise ValueError("a picture with a hole needs a mask, or a generator to draw one")
     if mask is None:
-        mask = random_mask(*image.shape[:2], rng)
+        if rng is None:
+            raise ValueError("a picture with a hole needs a mask, or a generator to draw one")
+        height, width = image.shape[:2]
+        mask = random_mask(height, width, rng)
     mask = np.asarray(mask)
     if mask.shape != image.shape[:2] or mask.dtype != bool:
         raise ValueError(f"mask must be bool {image.shape[:2]}, got {mask.dtype} {mask.shape}")

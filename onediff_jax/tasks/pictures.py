@@ -50,11 +50,12 @@ def resize(
       image: (H, W, 3), or (H, W).
       box: (left, top, right, bottom) in pixels.
     """
-    if image.shape[:2] == tuple(size) and tuple(box) == (0, 0, size[1], size[0]):
+    left, top, right, bottom = box
+    if image.shape[:2] == tuple(size) and (left, top, right, bottom) == (0, 0, size[1], size[0]):
         return image
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((size[1], size[0]), method, box=tuple(box)))
+    return np.asarray(picture.resize((size[1], size[0]), method, box=(left, top, right, bottom)))
 
 
 def fit(image: np.ndarray, size: tuple[int, int], *, nearest: bool = False) -> np.ndarray:
@@ -66,6 +67,7 @@ class PlainPicture(Role):
     """A plain picture under a name of one's own, such as a map of normals."""
 
     title = "picture"
+    mirrors = False  # a map of normals would not
 
     def __init__(self, name: str):
         self.name = name

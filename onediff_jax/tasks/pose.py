@@ -125,7 +125,8 @@ def stroke(height: int, width: int, start, end, radius: float):
 
 def _blend(image: np.ndarray, start, end, radius: float, color: np.ndarray):
     """Paints a stroke over the float image, in place."""
-    where, coverage = stroke(*image.shape[:2], start, end, radius)
+    height, width = image.shape[:2]
+    where, coverage = stroke(height, width, start, end, radius)
     part = image[where]
     part += coverage[..., None] * (color - part)
 
@@ -134,13 +135,15 @@ class Pose(Role):
     """A skeleton of COCO's 17 keypoints."""
 
     name, title = "pose", "skeleton"
+    mirrors = False  # its colours tell the left arm from the right
     measure = "painted"
 
     def render(self, truth: Truth, rng: np.random.Generator) -> Made | None:
         if truth.keypoints is None:
             return None
         centred = truth.keypoints - np.array([0.5, 0.5, 0.0], np.float32)  # whole numbers
-        picture = draw_pose(*truth.image.shape[:2], centred, LIMBS)
+        height, width = truth.image.shape[:2]
+        picture = draw_pose(height, width, centred, LIMBS)
         return Made(picture, known={"keypoints": [truth.keypoints]})
 
     def read(self, frame: np.ndarray, known: Mapping[str, Any]) -> np.ndarray:

@@ -104,7 +104,8 @@ class BoundingBoxes(Role):
             return None
         boxes = [(label, box) for label, box in truth.boxes if label in truth.colors]
         names = [truth.colors[label] for label, _ in boxes]
-        picture = paint_boxes(*truth.image.shape[:2], [box for _, box in boxes], names)
+        height, width = truth.image.shape[:2]
+        picture = paint_boxes(height, width, [box for _, box in boxes], names)
         regions = [(truth.colors[label], label) for label in dict.fromkeys(dict(boxes))]
         return Made(picture, tuple(regions), {"regions": regions, "boxes": boxes})
 

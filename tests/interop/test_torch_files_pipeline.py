@@ -100,8 +100,8 @@ def pipe():
     from onediff_jax.data.codec import LightCodec as NumpyCodec
 
     vae, codec = LightCodec(), NumpyCodec()
-    for name, buffer in vae.named_buffers():
-        buffer.copy_(torch.from_numpy(getattr(codec, name)))
+    for name, tensor in vae.state_dict().items():
+        tensor.copy_(torch.from_numpy(getattr(codec, name)))
     scheduler = dict(torch_files.SCHEDULER_CONFIG)
     scheduler.pop("_class_name")
     pipe = OneDiffusionPipeline(
@@ -608,6 +608,42 @@ def test_folders_load_from_nothing_but_diffusers(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert run.stdout.endswith("loaded\n"), run.stderr[-3000:]
+
+
+def test_a_run_with_offloading_and_a_saved_variant(tmp_path):
+    """Hashed words and the light codec, which learn nothing, among them. On a machine without an
+    accelerator the hooks are the same; they move everything from the CPU to it."""
+    import accelerate
+
+    export_light(tmp_path / "light")
+    calls = {"prompt": CAPTION, "generator": None, "output_type": "np"} | SIZE
+
+    def load(folder, **options):
+        found = diffusers.DiffusionPipeline.from_pretrained(
+            folder, trust_remote_code=True, **options
+        )
+        found.set_progress_bar_config(disable=True)
+        return found
+
+    def drawn(pipe):
+        shown = pipe.img2img(**calls | {"image": picture(1), "generator": seeded(3)}).images
+        depth = {"image": picture(1), "denoise_mask": [0, 1], "generator": seeded(4)}
+        return np.stack([shown, pipe.img2img(**calls | depth).images])
+
+    pipe = load(tmp_path / "light")
+    want = drawn(pipe)
+    pipe.enable_model_cpu_offload(device="cpu")
+    parts = pipe.text_encoder, pipe.transformer, pipe.vae
+    assert [type(part._hf_hook).__name__ for part in parts] == 3 * ["CpuOffload"]
+    np.testing.assert_array_equal(drawn(pipe), want)
+    pipe.remove_all_hooks()
+    for part in parts:  # as enable_sequential_cpu_offload, whose device has a number
+        accelerate.cpu_offload(part, torch.device("cpu"), offload_buffers=True)
+    assert next(pipe.transformer.parameters()).device.type == "meta"
+    np.testing.assert_array_equal(drawn(pipe), want)
+    load(tmp_path / "light").save_pretrained(tmp_path / "saved", variant="fp16")
+    assert len(list((tmp_path / "saved").glob("*/*.fp16.safetensors"))) == 3
+    np.testing.assert_array_equal(drawn(load(tmp_path / "saved", variant="fp16")), want)
 
 
 def test_t5_captions_and_autoencoder_scale(tmp_path):

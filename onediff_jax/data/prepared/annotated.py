@@ -126,7 +126,7 @@ class AnnotatedSource:
         """The example with what the models found; nothing where one of them found nothing."""
         parts: dict[str, Any] = {"extras": dict(example.extras)}
         images = list(example.images)
-        for index, role in enumerate(example.own.frames):
+        for index, role in enumerate(example.definition.frames):
             if images[index] is not None or role not in self._roles:
                 continue
             if role not in by_role:
@@ -145,7 +145,11 @@ class AnnotatedSource:
 def _plain(example: RawExample) -> RawExample:
     """The target and its captions alone."""
     return RawExample(
-        example.key, "text2image", example.images[:1], example.captions[:1], group=example.group
+        *(example.key, "text2image", example.images[:1], example.captions[:1]),
+        group=example.group,
+        mask=example.mask,
+        repeats=example.repeats,
+        is_reg=example.is_reg,
     )
 
 

@@ -31,6 +31,7 @@ def run(
     """
     try:
         import apache_beam as beam
+        from apache_beam.metrics.metric import Metrics
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise ValueError(f"{runner=} needs Apache Beam: pip install apache-beam") from error
@@ -44,8 +45,8 @@ def run(
         def process(self, job):
             shard, name = job
             part = write_part(plan, self._encoders, shard, name, folder)
-            beam.metrics.Metrics.counter("prepare", "good").inc(part["report"]["good"])
-            beam.metrics.Metrics.counter("prepare", "bad").inc(len(part["report"]["bad"]))
+            Metrics.counter("prepare", "good").inc(part["report"]["good"])
+            Metrics.counter("prepare", "bad").inc(len(part["report"]["bad"]))
             yield name
 
     shards = plan.source.shards()

@@ -21,7 +21,9 @@ def _readers(description: Any) -> Iterator[Normalisation | None]:
     if isinstance(description, dict):
         if "depth_near" in description:
             near, far = description["depth_near"], description["depth_far"]
-            fixed = near is not None and far is not None
-            yield Normalisation(near, far, description["depth_kind"]) if fixed else None
+            if near is None or far is None:
+                yield None
+            else:
+                yield Normalisation(near, far, description["depth_kind"])
         for value in description.values():
             yield from _readers(value)

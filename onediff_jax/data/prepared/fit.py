@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onediff_jax.data.buckets import ASPECTS, bucket_size, nearest_aspect
+from onediff_jax.data.prepared.augment import LATENT
 from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.sources.base import RawExample, rng_for
 from onediff_jax.tasks.cameras import Cameras
@@ -41,8 +42,6 @@ class Fitting:
             self.definitions.task(task)
         if not self.aspects:
             raise ValueError(f"aspects is empty; choose from {list(ASPECTS)}")
-        sizes = {aspect: bucket_size(aspect, self.tokens) for aspect in self.aspects}
-        object.__setattr__(self, "_sizes", sizes)
 
     def __call__(self, example: RawExample) -> list[Record]:
         """The wanted records of an example, with uint8 pictures; none if no task of it is wanted.
@@ -72,7 +71,7 @@ class Fitting:
         task = example.definition
         shapes = [image.shape[:2] for image in example.images if image is not None]
         height, width = np.exp(np.log(shapes).mean(0))
-        size = self._sizes[nearest_aspect(height, width, self.aspects)]
+        size = bucket_size(nearest_aspect(height, width, self.aspects), self.tokens)
         boxes = [centre_crop(shape, size) for shape in shapes]
         box_of = iter(boxes)
         frames = tuple(
@@ -99,15 +98,36 @@ class Fitting:
             group=example.group,
             cameras=cameras,
             extras=extras,
+            mask=_mask(example.mask, boxes[0], size),
+            repeats=example.repeats,
+            is_reg=example.is_reg,
         )
+
+
+def _mask(
+    mask: np.ndarray | None, box: Sequence[float], size: tuple[int, int]
+) -> np.ndarray | None:
+    """The mask of a picture's loss per latent, (H/8, W/8) uint8: the share of it that counts.
+
+    Raises ValueError where nothing is left of it in the box.
+    """
+    if mask is None:
+        return None
+    fitted = resize(np.repeat(mask[..., None], 3, -1), box, size)[..., 0]
+    height, width = size[0] // LATENT, size[1] // LATENT
+    means = fitted.reshape(height, LATENT, width, LATENT).mean((1, 3))
+    if not means.any():
+        raise ValueError("the mask leaves nothing of the picture")
+    return np.rint(means).astype(np.uint8)
 
 
 def _derived(task: Task, frames: tuple[np.ndarray | None, ...], key: str) -> tuple:
     """The frames, those that are None made from the first, which has its training size."""
     rng = rng_for(task.name, key)
-    made = []
+    first, made = frames[0], []
     for role, frame in zip(map(get_role, task.picture_roles(len(frames))), frames, strict=True):
-        frame = role.derive(frames[0], rng) if frame is None else frame
+        if frame is None and first is not None:
+            frame = role.derive(first, rng)
         if frame is None:
             raise ValueError(f"no {role.title} ({role.name}), and none can be made of a picture")
         made.append(frame)

@@ -68,7 +68,10 @@ def _in_threads(plan, encoders, folder, jobs, workers: int, *, tick, done) -> No
         tick(examples)
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        parts = [pool.submit(write_part, plan, encoders, *job, folder, count) for job in jobs]
+        parts = [
+            pool.submit(write_part, plan, encoders, shard, name, folder, count)
+            for shard, name in jobs
+        ]
         try:
             for part in concurrent.futures.as_completed(parts):
                 done(part.result())

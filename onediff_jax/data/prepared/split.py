@@ -46,10 +46,10 @@ class Split:
             return SPLITS[bool(self.matches(record))]
         return split_of(record.split_key, self.share)
 
-    def matches(self, record: Record) -> set[str]:
+    def matches(self, record: Record) -> frozenset[str]:
         """The names of the list that a record has."""
         stem = posixpath.splitext(posixpath.basename(record.key))[0]
-        return self.names & {record.key, stem, record.group}
+        return self.names & {record.key, stem, record.group or record.key}
 
 
 def picture_keys(example: RawExample) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def picture_keys(example: RawExample) -> tuple[str, ...]:
     first, *roles = example.definition.picture_roles(len(example.images))
     pairs = zip(roles, example.images[1:], strict=True)
     others = [image for role, image in pairs if role in _PICTURES and image is not None]
-    keys = [_key(image) for image in (example.images[0], *others)]
+    keys = [_key(image) for image in (example.target, *others)]
     if example.task == "image_editing":
         keys = [*keys[1:], keys[0]]
     return tuple(dict.fromkeys(keys))
@@ -67,7 +67,7 @@ def picture_keys(example: RawExample) -> tuple[str, ...]:
 
 def _key(image: np.ndarray) -> str:
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _PIXELS))
-    digest = hashlib.blake2b(np.ascontiguousarray(image[::step, ::step]), digest_size=12)
+    digest = hashlib.blake2b(image[::step, ::step].tobytes(), digest_size=12)
     digest.update(repr(image.shape).encode())
     return f"picture {digest.hexdigest()}"
 

@@ -124,6 +124,7 @@ def _receive(pipe: Any, process: Any, job: tuple[str, str]) -> tuple[str, Any]:
 
 def _work(pipe: Any, plan: Plan, folder: Path) -> None:
     parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a process that write_parts started"
     # A parent that was killed cannot stop its children; without this they would work on.
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     count, told = 0, time.monotonic()
@@ -137,7 +138,8 @@ def _work(pipe: Any, plan: Plan, folder: Path) -> None:
 
     while (job := pipe.recv()) is not None:
         try:
-            part = write_part(plan, Encoders(), *job, folder, tick)
+            shard, name = job
+            part = write_part(plan, Encoders(), shard, name, folder, tick)
         except Exception as error:
             pipe.send(("error", _portable(error)))
             return

@@ -7,6 +7,7 @@ for record in source.read(source.shards()[0]):
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from onediff_jax.data.sources import files, table
@@ -52,7 +53,7 @@ class Format:
       defaults: options that the class needs.
     """
 
-    source: type
+    source: Callable[..., Source]  # a class
     task: str | None = "text2image"
     tables: bool = False
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -178,7 +179,7 @@ def _find_tables(path: str) -> tuple[str, dict[str, Any]] | None:
     return (path, {"names": names}) if names else None
 
 
-def _reader_options(source: type) -> dict[type, list[str]]:
+def _reader_options(source: Callable[..., Source]) -> dict[type, list[str]]:
     """Reader class -> the options that belong to it, for a source."""
     kinds = (
         [ImageReader]

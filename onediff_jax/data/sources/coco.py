@@ -171,7 +171,7 @@ class CocoSource:
             raise BadData("bad_metadata", "width and height must be numbers") from None
         if not min(stated) > 0:
             raise BadData("bad_metadata", f"height and width must be positive, got {stated}")
-        check_aspect((height, width), stated)
+        check_aspect((height, width), (stated[0], stated[1]))
         return np.array([width / stated[1], height / stated[0]])
 
     def _boxes(self, key: str, shape, annotations: list[dict], scale: np.ndarray):
@@ -201,12 +201,13 @@ class CocoSource:
 
     def _pose(self, shape, annotations: list[dict], scale: np.ndarray) -> np.ndarray:
         """The skeletons of all people in one picture."""
-        picture = np.zeros((*shape[:2], 3), np.uint8)
+        height, width = shape[:2]
+        picture = np.zeros((height, width, 3), np.uint8)
         for annotation in annotations:
             names, limbs = self._skeleton(annotation)
             numbers = _numbers(annotation.get("keypoints"), 3 * names, "keypoints")
             points = numbers.reshape(names, 3) * [*scale, 1]
-            picture = np.maximum(picture, draw_pose(*shape[:2], points, limbs))
+            picture = np.maximum(picture, draw_pose(height, width, points, limbs))
         return picture
 
     def _skeleton(self, annotation: dict) -> tuple[int, list]:

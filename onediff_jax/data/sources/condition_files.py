@@ -109,6 +109,7 @@ class ConditionReader:
 
     def _class_map(self, data: bytes, key: str) -> Condition:
         values, _ = self.images.values(data)
+        assert self.classes is not None  # class maps are read where there is a list
         if values.ndim == 3:
             values = self.classes.indices(values)
         if values.dtype.kind == "f":

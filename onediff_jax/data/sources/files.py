@@ -170,7 +170,10 @@ def _hash(path: str, stamp: tuple) -> str:
     """SHA-256 of a file that has that stamp."""
     del stamp  # part of the cache's key alone
     with open_binary(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def list_tree(folder: str) -> list[str]:
@@ -198,9 +201,11 @@ def walk_tree(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
         root = system._strip_protocol(folder).rstrip("/") + "/"
         names = sorted(path.removeprefix(root) for path in system.find(folder))
         hidden = [n for n in names if any(p.startswith(".") for p in n.split("/"))]
-        left = set(hidden)
-        return [n for n in names if n not in left], [(n, _HIDDEN) for n in hidden]
-    found, left, seen = [], [], set()
+        unwanted = set(hidden)
+        return [n for n in names if n not in unwanted], [(n, _HIDDEN) for n in hidden]
+    found: list[str] = []
+    left: list[tuple[str, str]] = []
+    seen: set[str] = set()
 
     def relative(path: str) -> str:
         return os.path.relpath(path, folder).replace(os.sep, "/")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import BadData
@@ -170,7 +171,8 @@ class ImageReader:
             if self.decode_side is not None and image.format == "JPEG":
                 # The draft keeps both sides at or above what is asked for.
                 scale = self.decode_side / min(image.size)
-                image.draft(None, tuple(max(1, int(np.ceil(s * scale))) for s in image.size))
+                width, height = (max(1, int(np.ceil(side * scale))) for side in image.size)
+                image.draft(None, (width, height))
             image.load()
         except Exception as error:
             raise BadData("broken_picture", f"{type(error).__name__}: {error}") from None
@@ -263,4 +265,4 @@ def _has_16_bits(image: Image.Image, data: bytes) -> bool:
         return False  # one channel, which has been looked at
     if image.format == "PNG":
         return data[24] == 16
-    return image.format == "TIFF" and 16 in image.tag_v2.get(_SAMPLE_BITS, ())
+    return isinstance(image, TiffImageFile) and 16 in image.tag_v2.get(_SAMPLE_BITS, ())

@@ -50,9 +50,10 @@ _notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar("notes", d
 @contextlib.contextmanager
 def keep() -> Iterator[Notes]:
     """Collects what is read in this thread while the context lasts."""
-    token = _notes.set(Notes())
+    notes = Notes()
+    token = _notes.set(notes)
     try:
-        yield _notes.get()
+        yield notes
     finally:
         _notes.reset(token)
 

@@ -95,9 +95,10 @@ class ClassList:
                 continue
             if index not in self.names:
                 raise BadData("bad_labels", f"class {index} is not in the class list")
-            if self.names[index] is not None:
-                areas[self.names[index]] = areas.get(self.names[index], 0) + count
-                members.setdefault(self.names[index], []).append(int(index))
+            name = self.names[index]
+            if name is not None:
+                areas[name] = areas.get(name, 0) + count
+                members.setdefault(name, []).append(int(index))
         if not areas:
             raise BadData("bad_labels", "no pixel has a label")
         return {label: members[label] for label in sorted(areas, key=lambda x: (-areas[x], x))}

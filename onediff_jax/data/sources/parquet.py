@@ -64,7 +64,7 @@ class ParquetSource:
         files.note_whole(files.join(self._folder, name))
         number = first
         if group < 0:
-            yield BadRecord(name, "broken_archive", self._problem(name))
+            yield BadRecord(name, "broken_archive", self._problem(name) or "it could not be opened")
             return
         try:
             for row in self._iterate(name, group):

@@ -37,6 +37,7 @@ __all__ = ["SUFFIXES", "TableSource", "iterate_rows"]
 
 # Roles that must agree for the captions of two rows to be those of one picture.
 _SAME = ("image", "source", "source_caption", "item", "regions", "group")
+_SAME = (*_SAME, "mask_path", "repeats", "is_reg")
 
 
 class TableSource:
@@ -205,12 +206,13 @@ class TableSource:
                 ends.append(offset)
                 offset = after
                 alone = f"{name}\0{number}"
-                usable = not isinstance(row, BadData) and self._is_wanted(row)
-                key = self._key(name, row) if usable else None
+                good = None if isinstance(row, BadData) or not self._is_wanted(row) else row
+                key = None if good is None else self._key(name, good)
                 keys.append(_digest(alone if key is None else f"key\0{key}"))
-                pictures.append(_digest(self._picture(name, row) if usable else None, alone))
-                if usable and self._whole is not None:
-                    named.extend(self._named(name, row))
+                picture = None if good is None else self._picture(name, good)
+                pictures.append(_digest(picture, alone))
+                if good is not None and self._whole is not None:
+                    named.extend(self._named(name, good))
                 self._count += 1
         if not self._count:
             raise ValueError(f"{self._path!r} has no rows")
@@ -248,7 +250,7 @@ class TableSource:
         """Hashes of the files that a row may mean."""
         table = files.join(self._folder, name)
         root = files.parent(table) if self._root is None else self._root
-        for role in ("image", "source"):
+        for role in ("image", "source", "mask_path"):
             value = self._reader.get(row, role)
             for one in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(one, str | int) and "\0" not in str(one):

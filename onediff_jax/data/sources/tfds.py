@@ -105,13 +105,12 @@ class TfdsSource:
 
     def _builder(self):
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import read_only_builder
 
         try:
             if os.path.isdir(self._path):
                 return tfds.builder_from_directory(self._path)
-            return tfds.core.read_only_builder.builder_from_files(
-                self._path, data_dir=self._data_dir
-            )
+            return read_only_builder.builder_from_files(self._path, data_dir=self._data_dir)
         except (tfds.core.DatasetNotFoundError, FileNotFoundError) as error:
             raise ValueError(f"no TFDS data set at {self._path!r}: {error}") from None
 
@@ -137,7 +136,7 @@ class TfdsSource:
         }
 
 
-def _leaves(features: Mapping, prefix: str = "") -> dict[str, Any]:
+def _leaves(features: Any, prefix: str = "") -> dict[str, Any]:
     """{"a/b": value} of nested features or values."""
     found = {}
     for name, value in features.items():

@@ -90,7 +90,7 @@ class WebDatasetSource:
 
 def _groups(path: str) -> Iterator[tuple[str, list[tuple[str, bytes]]] | BadRecord]:
     """(stem, [(extension, bytes)]) of a tar's records, in order, and what is bad in between."""
-    stem, members, total = None, [], 0
+    stem, members, total = "", [], 0
     for member in _members(path):
         if isinstance(member, BadRecord):
             yield member
@@ -125,7 +125,7 @@ def _members(path: str) -> Iterator[tuple[str, bytes] | BadRecord]:
             tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar,
         ):
             while (member := tar.next()) is not None:
-                tar.members = []  # it would keep a hundred thousand headers otherwise
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue] it would keep a hundred thousand headers otherwise
                 if member.isdir():
                     continue
                 problem = _unsafe(member)
@@ -133,7 +133,9 @@ def _members(path: str) -> Iterator[tuple[str, bytes] | BadRecord]:
                     yield problem
                     continue
                 # Joined parts: "./000.jpg" and "000.jpg" are the same record.
-                yield posixpath.normpath(member.name), tar.extractfile(member).read()
+                content = tar.extractfile(member)
+                assert content is not None, "a regular file, or _unsafe would have said so"
+                yield posixpath.normpath(member.name), content.read()
             _check_rest(file, tar.offset)
     except _BROKEN as error:
         yield BadRecord("(archive)", "broken_archive", f"{type(error).__name__}: {error}")
@@ -149,7 +151,7 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(
                 f"an extended header of {self.size} bytes: the rest is not read"
             )
-        return super()._proc_member(tar)
+        return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _unpacked(path: str, raw: BinaryIO) -> BinaryIO:

@@ -62,6 +62,13 @@ class Benchmark(abc.ABC):
         self.folder, self.predictions, self.options = folder, predictions, options
         self.items: list[Item] = self.find_items()
 
+    @property
+    def predicted(self) -> Path:
+        """Where the predictions are. Raises ValueError before there is such a place."""
+        if self.predictions is None:
+            raise ValueError(f"{self.name} has no predictions yet")
+        return self.predictions
+
     @abc.abstractmethod
     def find_items(self) -> list[Item]:
         """All examples, in the benchmark's order. Raises LayoutError."""

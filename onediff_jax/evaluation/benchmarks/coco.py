@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from onediff_jax.evaluation.benchmarks.base import (
     first_existing,
 )
 from onediff_jax.evaluation.metrics import coco
-from onediff_jax.evaluation.results import CONFIDENCE
+from onediff_jax.evaluation.results import confidence_interval
 from onediff_jax.files import read_json
 
 _REPLICATES, _MOST_MATCHES = 200, 40_000  # resampled sets; pictures × classes of one that is large
@@ -28,7 +28,7 @@ class COCOBenchmark(Benchmark):
     """
 
     official = 5000
-    kind: ClassVar[str]
+    kind: ClassVar[Literal["bbox", "keypoints"]]
     annotations: ClassVar[str]
     pattern: ClassVar[str]
     missing_counts = "a picture in which nothing was found"
@@ -39,16 +39,16 @@ class COCOBenchmark(Benchmark):
         self.truth = read_json(truth)
         if missing := {"images", "annotations", "categories"} - set(self.truth):
             raise LayoutError(f"{truth} lacks {sorted(missing)}")
-        self.detections = None if self.predictions is None else self._read_results()
+        self.detections = [] if self.predictions is None else self._read_results()
         return [Item(str(image["id"]), known=image) for image in self.truth["images"]]
 
     def _read_results(self) -> list[dict[str, Any]]:
-        files = [self.predictions]
-        if self.predictions.is_dir():
-            files = sorted(self.predictions.glob(self.pattern))
+        files = [self.predicted]
+        if self.predicted.is_dir():
+            files = sorted(self.predicted.glob(self.pattern))
             if len(files) != 1:
                 raise LayoutError(
-                    f"{len(files)} lists of results {self.predictions / self.pattern}, one is "
+                    f"{len(files)} lists of results {self.predicted / self.pattern}, one is "
                     f"needed: {[p.name for p in files]}"
                 )
         found = read_json(files[0])
@@ -94,14 +94,14 @@ class COCOBenchmark(Benchmark):
                     if np.isfinite(value):
                         values.setdefault(key, []).append(value)
         found.evalImgs = matches
-        ends = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
-        return {k: tuple(float(x) for x in np.percentile(v, ends)) for k, v in values.items()}
+        return {key: confidence_interval(each) for key, each in values.items()}
 
 
 class COCOBoxes(COCOBenchmark):
     """Average precision of boxes."""
 
-    name, task, kind = "coco_boxes", "image2boundingbox", "bbox"
+    name, task = "coco_boxes", "image2boundingbox"
+    kind = "bbox"
     protocol = "COCO boxes (pycocotools)"
     measures: ClassVar = {key: Measure() for key in coco.BOX_NAMES}
     annotations, pattern = "instances_val2017.json", "*bbox*results*.json"
@@ -110,7 +110,8 @@ class COCOBoxes(COCOBenchmark):
 class COCOPose(COCOBenchmark):
     """Average precision of poses by object keypoint similarity."""
 
-    name, task, kind = "coco_pose", "image2pose", "keypoints"
+    name, task = "coco_pose", "image2pose"
+    kind = "keypoints"
     protocol = "COCO keypoints (pycocotools)"
     measures: ClassVar = {key: Measure() for key in coco.KEYPOINT_NAMES}
     annotations, pattern = "person_keypoints_val2017.json", "*keypoints*results*.json"

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from onediff_jax.evaluation.benchmarks.base import (
     listed_files,
 )
 from onediff_jax.evaluation.metrics import depth_scores
+from onediff_jax.evaluation.metrics.depth import Align
 
 ALIGNMENTS = ("auto", "none", "depth", "disparity")
 _LOWER = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "i_rmse", "silog")
@@ -35,6 +36,7 @@ class DepthBenchmark(Benchmark):
     folders: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[str, ...]]
     pattern: ClassVar[str]
+    align: Align
 
     def find_items(self) -> list[Item]:
         root = first_existing(self.folder, self.folders, f"the pictures of {self.name}")
@@ -58,7 +60,7 @@ class DepthBenchmark(Benchmark):
         return Path(item.name).stem
 
     def prediction(self, item: Item) -> Path | None:
-        place = self.predictions / Path(item.name).parent
+        place = self.predicted / Path(item.name).parent
         stem = self.stem(item)
         for name in (f"pred_{stem}.npy", f"pred_{stem}.png", f"{stem}.npy", f"{stem}.png"):
             if (place / name).is_file():
@@ -66,7 +68,7 @@ class DepthBenchmark(Benchmark):
         return None
 
     def prepare(self, items: Sequence[Item]) -> None:
-        align = self.options.get("align", "auto")
+        align: Any = self.options.get("align", "auto")
         if align not in ALIGNMENTS:
             raise ValueError(f"{align=} must be one of {ALIGNMENTS}")
         if align == "auto":
@@ -131,7 +133,7 @@ class NYUv2(DepthBenchmark):
         return super().stem(item).removeprefix("rgb_")
 
     def truth(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
-        depth = np.float32(np.asarray(Image.open(item.files["truth"])) / 1000.0)
+        depth = (np.asarray(Image.open(item.files["truth"])) / 1000.0).astype(np.float32)
         crop = np.zeros(depth.shape, bool)
         crop[45:471, 41:601] = True
         low, high = np.float32(self.clip[0]), np.float32(self.clip[1])
@@ -178,4 +180,4 @@ def read_map(path: Path) -> np.ndarray:
         values = np.asarray(picture)
     if values.ndim == 3:
         values = values[..., 0]
-    return np.float32(values) / np.float32(255 if values.dtype == np.uint8 else 65535)
+    return values.astype(np.float32) / np.float32(255 if values.dtype == np.uint8 else 65535)

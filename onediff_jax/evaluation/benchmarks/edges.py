@@ -36,7 +36,7 @@ class BSDS500(Benchmark):
         return [Item(path.stem, {"truth": path}) for path in found]
 
     def prediction(self, item: Item) -> Path | None:
-        path = self.predictions / f"{item.name}.png"
+        path = self.predicted / f"{item.name}.png"
         return path if path.is_file() else None
 
     def truth(self, item: Item) -> list[np.ndarray]:

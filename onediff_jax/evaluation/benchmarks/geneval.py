@@ -25,14 +25,15 @@ class GenEval(Benchmark):
     def find_items(self) -> list[Item]:
         if self.predictions is None:
             raise LayoutError("geneval needs --predictions: its output folder with pictures")
-        self.images = next(
+        images = next(
             (p for p in (self.predictions, self.predictions / "images") if _prompts(p)), None
         )
-        if self.images is None:
+        if images is None:
             raise LayoutError(
                 f"no prompt found; looked for {self.predictions}/00000/metadata.jsonl and "
                 f"{self.predictions}/images/00000/metadata.jsonl"
             )
+        self.images = images
         self.detections = read_json(self._detections_file())
         items = []
         for place in _prompts(self.images):

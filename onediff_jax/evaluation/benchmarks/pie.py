@@ -43,7 +43,7 @@ class PIEBench(Benchmark):
         return items
 
     def prediction(self, item: Item) -> Path | None:
-        for place in (self.predictions / "annotation_images", self.predictions):
+        for place in (self.predicted / "annotation_images", self.predicted):
             path = place / item.known["image_path"]
             for found in (path, path.with_suffix(".png")):
                 if found.is_file():

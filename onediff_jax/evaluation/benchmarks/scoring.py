@@ -113,13 +113,15 @@ def _check_missing(benchmark: Benchmark, missing, total: int, allowed: bool) -> 
 def _rows(benchmark: Benchmark, scores: list, steps: int | None, per_item) -> list[Result]:
     summary = benchmark.summarize(scores)
     intervals = benchmark.intervals(scores)
-    labels = {"data": benchmark.name, "protocol": benchmark.protocol} | benchmark.labels()
+    labels = benchmark.labels()
     part = None
     if len(scores) != benchmark.official:
         part = f"{len(scores)} of {benchmark.official}"
     return [
         Result(
             task=benchmark.task,
+            data=labels.get("data", benchmark.name),
+            protocol=labels.get("protocol", benchmark.protocol),
             metric=key,
             value=value,
             n=len(scores),
@@ -129,7 +131,6 @@ def _rows(benchmark: Benchmark, scores: list, steps: int | None, per_item) -> li
             steps=steps,
             part=part,
             items={name: values[key] for name, values in per_item.items() if key in values},
-            **labels,
         )
         for key, value in summary.items()
     ]

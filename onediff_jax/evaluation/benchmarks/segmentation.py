@@ -51,7 +51,7 @@ class SegmentationBenchmark(Benchmark):
 
     def summarize(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
         found = segmentation.scores_from_counts(scores, self.classes)
-        return {key: found[key] for key in self.measures}
+        return {key: float(found[key]) for key in self.measures}
 
 
 class ADE20K(SegmentationBenchmark):
@@ -70,7 +70,7 @@ class ADE20K(SegmentationBenchmark):
         return [Item(p.stem, {"truth": p, "image": images / f"{p.stem}.jpg"}) for p in found]
 
     def prediction(self, item: Item) -> Path | None:
-        path = self.predictions / f"{item.name}.png"
+        path = self.predicted / f"{item.name}.png"
         return path if path.is_file() else None
 
     def truth(self, item: Item) -> np.ndarray:

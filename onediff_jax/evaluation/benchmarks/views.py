@@ -47,7 +47,7 @@ class GSO30(Benchmark):
         return int(found[1]) if found else None
 
     def prediction(self, item: Item) -> Path | None:
-        place = self.predictions / item.name
+        place = self.predicted / item.name
         if (place / "0.png").is_file():
             return place / "0.png"
         return place if all((place / f.name).is_file() for f in item.files.values()) else None
@@ -70,7 +70,8 @@ class GSO30(Benchmark):
 
     def measure(self, key: str) -> Measure:
         if key == "psnr":
-            return Measure("higher", _PAPER.get(self.known_views()))
+            known = self.known_views()
+            return Measure("higher", None if known is None else _PAPER.get(known))
         return super().measure(key)
 
     def labels(self) -> dict[str, str]:

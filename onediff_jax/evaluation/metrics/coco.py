@@ -4,7 +4,7 @@ import contextlib
 import copy
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def keypoint_scores(truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
     return summary(evaluation(truth, detections, "keypoints"), "keypoints")
 
 
-def evaluation(truth, detections, kind: str):
+def evaluation(truth, detections, kind: Literal["bbox", "keypoints"]):
     """pycocotools' COCOeval of the whole set, with every picture matched.
 
     Args:
@@ -74,13 +74,13 @@ def evaluation(truth, detections, kind: str):
     if unknown := {d["image_id"] for d in detections} - known:
         raise ValueError(f"detections of pictures that are not in the truth: {sorted(unknown)[:5]}")
     with contextlib.redirect_stdout(io.StringIO()):
-        theirs = COCO()
+        theirs: Any = COCO()
         theirs.dataset = truth
         theirs.createIndex()
         if len(detections):
             ours = theirs.loadRes(copy.deepcopy([dict(d) for d in detections]))
         else:  # loadRes looks at the first result
-            ours = COCO()
+            ours: Any = COCO()
             ours.dataset = {k: truth[k] for k in ("images", "categories")} | {"annotations": []}
             ours.createIndex()
         found = COCOeval(theirs, ours, kind)

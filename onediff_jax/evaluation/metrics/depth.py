@@ -41,7 +41,7 @@ def depth_scores(
 
     Raises ValueError for shapes that differ, or where the fit meets a value that is not finite.
     """
-    prediction, truth = np.float32(prediction), np.float32(truth)
+    prediction, truth = (np.array(a, np.float32) for a in (prediction, truth))
     valid = np.asarray(valid, bool)
     if not prediction.shape == truth.shape == valid.shape or prediction.ndim != 2:
         raise ValueError(

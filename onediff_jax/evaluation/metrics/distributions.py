@@ -11,7 +11,7 @@ def frechet_distance(features1: np.ndarray, features2: np.ndarray) -> float:
     first, second = _pair(features1, features2)
     sigma1, sigma2 = (np.atleast_2d(np.cov(f, rowvar=False)) for f in (first, second))
     shift = first.mean(0) - second.mean(0)
-    roots = np.sqrt(np.linalg.eigvals(sigma1 @ sigma2).astype(np.complex128)).real.sum()
+    roots = np.real(np.sqrt(np.linalg.eigvals(sigma1 @ sigma2).astype(np.complex128))).sum()
     return float(shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2 * roots)
 
 

@@ -72,8 +72,9 @@ def _counts(edges: np.ndarray, truths: Sequence[np.ndarray], reach: float) -> tu
     for truth in truths:
         partner = _match(edges, truth, reach)
         hit |= partner
-        recalled += np.count_nonzero(partner)
-    return recalled, sum(np.count_nonzero(t) for t in truths), np.count_nonzero(hit), len(hit)
+        recalled += int(np.count_nonzero(partner))
+    wanted = sum(int(np.count_nonzero(t)) for t in truths)
+    return recalled, wanted, int(np.count_nonzero(hit)), len(hit)
 
 
 def matched_pixels(edges: np.ndarray, truth: np.ndarray, *, max_dist: float = 0.0075) -> int:
@@ -125,7 +126,8 @@ def scores_from_counts(counts: np.ndarray) -> dict[str, float]:
 def _rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Recall and precision of counts (…, 4); 0 where nothing was to be found."""
     counts = np.asarray(counts, np.float64)
-    return tuple(counts[..., i] / np.maximum(counts[..., i + 1], 1) for i in (0, 2))
+    recall, precision = (counts[..., i] / np.maximum(counts[..., i + 1], 1) for i in (0, 2))
+    return recall, precision
 
 
 def _f_measure(recall, precision):

@@ -8,7 +8,9 @@ import numpy as np
 _RADIUS = 5  # pixels, of SSIM's Gaussian window
 # Half of the window (σ 1.5), in float32 as torch rounds it. SSIM divides differences of near-equal
 # sums by small numbers: another rounding, of the window or of the sums, moves the fifth digit.
-_WINDOW = np.float32([0.0010283804, 0.007598756, 0.036000773, 0.10936068, 0.21300553, 0.26601171])
+_WINDOW = np.array(
+    [0.0010283804, 0.007598756, 0.036000773, 0.10936068, 0.21300553, 0.26601171], np.float32
+)
 
 
 def edit_scores(source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> dict[str, float]:
@@ -33,7 +35,7 @@ def edit_scores(source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> dic
         )
     if min(mask.shape) <= 2 * _RADIUS:
         raise ValueError(f"{source.shape=}: SSIM's window needs {2 * _RADIUS + 1} pixels")
-    source, target = (np.float32(picture) / np.float32(255) for picture in (source, target))
+    source, target = (p.astype(np.float32) / np.float32(255) for p in (source, target))
     found = _measures(source, target)
     for name, part in (("unedited", ~mask), ("edited", mask)):
         inside = part[..., None]

@@ -60,7 +60,7 @@ def _kept(boxes: Sequence[Sequence], metadata, max_overlap: float) -> list[tuple
     order = order[scores[order] > np.float32(least)][:_MOST]
     kept: list[tuple] = []
     for index in order:
-        box = np.float32(boxes[index][:4])
+        box = np.array(boxes[index][:4], np.float32)
         if max_overlap == 1 or all(_overlap(other, box) < max_overlap for other, *_ in kept):
             kept.append((box, scores[index], boxes[index][5] if len(boxes[index]) > 5 else None))
     return kept

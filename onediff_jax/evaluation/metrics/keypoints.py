@@ -23,7 +23,7 @@ def pck(
     Returns average (over keypoints that count somewhere; 0 when none does) and per_keypoint (K,),
     NaN for a keypoint that counts nowhere.
     """
-    prediction, truth, norm = (np.float32(a) for a in (prediction, truth, norm))
+    prediction, truth, norm = (np.array(a, np.float32) for a in (prediction, truth, norm))
     counted = np.asarray(visible, bool) & (norm != 0).all(1)[:, None]
     norm = np.where(norm > 0, norm, np.float32(1e6))
     distance = np.linalg.norm((prediction - truth) / norm[:, None], axis=-1)

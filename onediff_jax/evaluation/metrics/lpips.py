@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-_SHIFT = np.float32([-0.030, -0.088, -0.188])
-_SCALE = np.float32([0.458, 0.448, 0.450])
+_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
+_SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 # Layers of torchvision's `features`, by number: (kind, stride, padding); a tap after those of TAPS.
 _CONV, _POOL, _FIRE = "conv", "pool", "fire"
 _LAYERS: dict[str, dict[int, tuple[str, int, int]]] = {
@@ -60,10 +60,8 @@ def lpips_distance(network: Any, first: np.ndarray, second: np.ndarray) -> float
     trunk, linear = (
         (network["trunk"], network["linear"]) if isinstance(network, Mapping) else network
     )
-    taps = [
-        (trunk if callable(trunk) else functools.partial(_features, trunk))(_scaled(picture))
-        for picture in (first, second)
-    ]
+    features: Any = trunk if callable(trunk) else functools.partial(_features, trunk)
+    taps = [features(_scaled(picture)) for picture in (first, second)]
     weights = _linear(linear)
     if not len(weights) == len(taps[0]) == len(taps[1]):
         raise ValueError(f"{len(weights)} linear weights for {len(taps[0])} taps of the trunk")
@@ -71,7 +69,7 @@ def lpips_distance(network: Any, first: np.ndarray, second: np.ndarray) -> float
 
 
 def _scaled(picture: np.ndarray) -> np.ndarray:
-    return ((np.float32(picture) / 127.5 - 1 - _SHIFT) / _SCALE)[None]
+    return ((picture.astype(np.float32) / 127.5 - 1 - _SHIFT) / _SCALE)[None]
 
 
 def _linear(linear) -> list[np.ndarray]:
@@ -101,7 +99,7 @@ def _features(tensors: Mapping[str, np.ndarray], picture: np.ndarray) -> Sequenc
     kind = _kind(tensors)
 
     def convolve(x, name, stride=1, padding=0):
-        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        weight, bias = jnp.asarray(tensors[f"{name}.weight"]), tensors[f"{name}.bias"]
         pads = [(padding, padding)] * 2
         out = jax.lax.conv_general_dilated(
             x,

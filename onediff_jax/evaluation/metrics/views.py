@@ -1,5 +1,7 @@
 """Generated views against true ones, as EscherNet measures them (metrics/eval_2D_NVS.py)."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -25,8 +27,9 @@ def view_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         raise ValueError(f"{prediction.shape=}, {truth.shape=}: both must be (H, W, 3) of one size")
     squares = np.square(np.float64(prediction) - truth)
     error = np.sqrt(squares.mean()) + np.finfo(np.float64).eps
+    similarity: Any = structural_similarity(prediction, truth, channel_axis=2)
     return {
         "psnr": float(20 * np.log10(255 / error)),
-        "ssim": float(structural_similarity(prediction, truth, channel_axis=2)),
+        "ssim": float(similarity),
         "mse": float(squares.mean() / 127.5**2),
     }

@@ -1,7 +1,7 @@
 """One held-out example with everything that was generated for it, and what goes in the table."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -108,13 +108,18 @@ def mean_of(values) -> float | None:
 def row(
     task: str,
     metric: str,
-    model: float,
-    controls: dict[str, float | None],
-    ceilings: dict[str, float | None] | None = None,
+    model: float | None,
+    controls: Mapping[str, float | None],
+    ceilings: Mapping[str, float | None] | None = None,
     *,
     higher: bool = True,
 ) -> Row:
-    """A Row without the controls that could not be measured."""
+    """A Row without the controls that could not be measured.
+
+    Raises ValueError where the model itself could not: there is no example to measure it on.
+    """
+    if model is None:
+        raise ValueError(f"{task}: no example to measure {metric!r} on")
 
     def known(values):
         return {name: value for name, value in (values or {}).items() if value is not None}

@@ -27,7 +27,7 @@ def psnr(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = Non
     return float(min(MOST_DB, -10 * np.log10(max(squares.mean() / 255.0**2, 1e-12))))
 
 
-def abs_rel(predicted: np.ndarray, truth: np.ndarray) -> float:
+def abs_rel(predicted: np.ndarray | float, truth: np.ndarray) -> float:
     """Mean of |predicted − truth| / truth over depths of any shape; predicted may broadcast."""
     return float(np.mean(np.abs(predicted - truth) / truth))
 

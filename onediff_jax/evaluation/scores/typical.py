@@ -41,7 +41,7 @@ class Typical:
         """The mean of frame `index`, (H, W, 3) float32; a single colour for a size not seen."""
         found = self._frames.get((index, size))
         if found:
-            return np.mean(found, 0, dtype=np.float32)
+            return np.asarray(np.mean(found, 0, dtype=np.float32))
         rest = [f.mean((0, 1)) for (i, _), fs in self._frames.items() for f in fs if i == index]
         return np.broadcast_to(np.mean(rest, 0, dtype=np.float32), (*size, 3))
 

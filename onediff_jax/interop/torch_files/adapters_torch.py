@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusers.loaders import CogVideoXLoraLoaderMixin
+from diffusers.loaders import CogVideoXLoraLoaderMixin  # pyright: ignore[reportPrivateImportUsage]
 from safetensors import safe_open
 from safetensors.torch import load_file
 

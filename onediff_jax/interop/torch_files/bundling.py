@@ -55,22 +55,23 @@ def bundle(name: str) -> tuple[str, str]:
     Raises ValueError where two modules define one name, or import two things under one.
     """
     imports: dict[str, tuple[str, str]] = {}  # name → module it is from ("" for itself), what
-    sections, defined = [], {}
+    sections, defined, docstring = [], {}, ""
     for line in _END_NEEDS:
-        _add_import(ast.parse(line).body[0], imports, "the end")
+        (node,) = ast.parse(line).body
+        _add_import(node, imports, "the end")
     for module in PARTS[name]:
         source = (HERE / f"{module}.py").read_text(encoding="utf-8")
         tree = ast.parse(source)
         start = 1
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
-                start = node.end_lineno + 1
+                start = (node.end_lineno or node.lineno) + 1
                 if isinstance(node, ast.Import) or not node.level:
                     _add_import(node, imports, module)
             for key in _names(node):
                 if defined.setdefault(key, module) != module:
                     raise ValueError(f"{key} is defined in {defined[key]} and in {module}")
-        docstring = ast.get_docstring(tree, clean=True)
+        docstring = ast.get_docstring(tree, clean=True) or ""
         body = "\n".join(source.splitlines()[start - 1 :]).strip("\n")
         if module != PARTS[name][-1]:
             body = f"{_comment(docstring)}\n\n{body}"
@@ -91,9 +92,10 @@ def write(name: str, folder: Path) -> str:
     return stem
 
 
-def _add_import(node: ast.Import | ast.ImportFrom, imports: dict, module: str) -> None:
+def _add_import(node: ast.stmt, imports: dict, module: str) -> None:
+    assert isinstance(node, ast.Import | ast.ImportFrom), ast.dump(node)
     for alias in node.names:
-        source = node.module if isinstance(node, ast.ImportFrom) else ""
+        source = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
         found = (source, alias.name + (f" as {alias.asname}" if alias.asname else ""))
         known = imports.setdefault(alias.asname or alias.name, found)
         if known != found:

@@ -1,6 +1,7 @@
 """Captions: from prompts, or embeddings made earlier, to what the transformer reads."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -10,6 +11,10 @@ Text = tuple[torch.Tensor, torch.Tensor]  # features (b, l, d), mask (b, l)
 
 class Captions:
     """The part of the pipeline that encodes prompts; needs text_encoder and tokenizer alone."""
+
+    text_encoder: Any
+    tokenizer: Any
+    _execution_device: Any
 
     def encode_prompt(
         self,
@@ -44,9 +49,12 @@ class Captions:
         """
         device = device or self._execution_device
         given = _given("prompt", prompt, prompt_embeds, prompt_attention_mask)
-        if given is None and prompt is None:
+        if given is not None:
+            text = given
+        elif prompt is not None:
+            text = self._encode_texts("prompt", _listed(prompt), max_length, device)
+        else:
             raise ValueError("give prompt, or prompt_embeds with prompt_attention_mask")
-        text = given or self._encode_texts("prompt", _listed(prompt), max_length, device)
         null = (None, None)
         if do_classifier_free_guidance:
             name = "negative_prompt"
@@ -107,4 +115,5 @@ def _listed(prompt: str | Sequence[str]) -> list[str]:
 
 
 def _repeated(text: Text, times: int, device) -> Text:
-    return tuple(tensor.to(device).repeat_interleave(times, dim=0) for tensor in text)
+    features, mask = (tensor.to(device).repeat_interleave(times, dim=0) for tensor in text)
+    return features, mask

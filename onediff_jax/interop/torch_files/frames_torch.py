@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput  # pyright: ignore[reportPrivateImportUsage]
 
 from .cameras_torch import cameras_from_rays, rays_from_frames, rebase
 

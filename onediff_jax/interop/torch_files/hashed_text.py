@@ -44,8 +44,8 @@ class HashedTextEncoder(OwnCode, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, dim: int, max_length: int):
         super().__init__()
-        # Nothing is learned; the buffer gives the module a device and a dtype.
-        self.register_buffer("anchor", torch.zeros(1))
+        # Nothing is learned; it gives the module a device and a dtype. Offloading asks a parameter.
+        self.anchor = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
 
     def embed(self, prompt: str, max_length: int) -> np.ndarray:
         """(n, dim) float32 for the n ≤ max_length words of one prompt."""
@@ -66,11 +66,11 @@ class HashedTextEncoder(OwnCode, ModelMixin, ConfigMixin):
 
         Longer prompts are cut; an empty one keeps one unmasked zero vector.
         """
-        max_length = max_length or self.config.max_length
-        embeddings = np.zeros((len(prompts), max_length, self.config.dim), np.float32)
-        mask = np.zeros((len(prompts), max_length), bool)
+        length = max_length or int(self.config.max_length)
+        embeddings = np.zeros((len(prompts), length, self.config.dim), np.float32)
+        mask = np.zeros((len(prompts), length), bool)
         for row, prompt in enumerate(prompts):
-            words = self.embed(prompt, max_length)
+            words = self.embed(prompt, length)
             embeddings[row, : len(words)] = words
             mask[row, : max(len(words), 1)] = True
         embeddings = torch.from_numpy(embeddings).to(self.anchor.device, self.anchor.dtype)

@@ -24,7 +24,9 @@ class LightCodec(OwnCode, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, block_size: int = 8, latent_channels: int = 16, scaling_factor: float = 1.0):
         super().__init__()
-        self.register_buffer("basis", torch.zeros(latent_channels, block_size**2 * 3))
+        # Not learned either; offloading asks a parameter where the module is.
+        basis = torch.zeros(latent_channels, block_size**2 * 3)
+        self.basis = torch.nn.Parameter(basis, requires_grad=False)
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("scale", torch.ones(latent_channels))
 

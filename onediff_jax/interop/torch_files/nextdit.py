@@ -7,12 +7,12 @@ d width, l caption length. Tokens are frame-major, then rows, then columns.
 
 import functools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders import PeftAdapterMixin  # pyright: ignore[reportPrivateImportUsage]
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -323,7 +323,8 @@ class NextDiT(OwnCode, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
         rope = self._rope((f, rows, columns), timesteps, scale_factor, scale_watershed)
         for layer in self.layers:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(layer, x, condition, rope, text, mask)
+                checkpoint: Any = self._gradient_checkpointing_func  # set with the attribute above
+                x = checkpoint(layer, x, condition, rope, text, mask)
             else:
                 x = layer(x, condition, rope, text, mask)
         x = self.final_layer(x, condition).reshape(b, f, rows, columns, patch, patch, c)

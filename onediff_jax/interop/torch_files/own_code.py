@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # The text of the exported file these classes were loaded from, set at its end; None elsewhere.
 CODE: str | None = None
@@ -15,6 +15,7 @@ class OwnCode:
     `push_to_hub` has the file too: the configuration is written before.
     """
 
+    config: Any  # diffusers' record of the arguments
     # What diffusers' AutoModel is told, for the models that it shall find.
     _auto_class: ClassVar[str | None] = None
     _carries_code: ClassVar[bool] = True
@@ -25,11 +26,13 @@ class OwnCode:
             folder = Path(save_directory)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{file_stem(type(self))}.py").write_text(CODE, encoding="utf-8")
-        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        library: Any = super()
+        library.save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def to_json_string(self) -> str:
         """The configuration; AutoModel's entry is there in every version of diffusers."""
-        fields = json.loads(super().to_json_string())
+        library: Any = super()
+        fields = json.loads(library.to_json_string())
         if self._auto_class:
             name = f"{file_stem(type(self))}.{type(self).__name__}"
             fields["auto_map"] = {self._auto_class: name}
@@ -39,7 +42,8 @@ class OwnCode:
     def extract_init_dict(cls, config_dict, **kwargs):
         """AutoModel's entry is for finding the class, not for building it: no warning about it."""
         config_dict = {key: value for key, value in config_dict.items() if key != "auto_map"}
-        return super().extract_init_dict(config_dict, **kwargs)
+        library: Any = super()
+        return library.extract_init_dict(config_dict, **kwargs)
 
 
 def file_stem(kind: type) -> str:

@@ -84,10 +84,11 @@ def size_like(picture, area: int, multiple: int, sizes=None) -> tuple[int, int]:
     if not sizes and area >= 512 * 512:
         # The released code compares ratios themselves, by the names of the sizes.
         key = min(ASPECT_RATIOS_512, key=lambda ratio: abs(float(ratio) - height / width))
-        return tuple(map(int, ASPECT_RATIOS_512[key]))
+        tall, wide = ASPECT_RATIOS_512[key]
+        return int(tall), int(wide)
     if sizes:
-        return min(
-            map(tuple, sizes), key=lambda size: abs(math.log(size[0] / size[1] * width / height))
-        )
+        pairs = [(tall, wide) for tall, wide in sizes]
+        return min(pairs, key=lambda size: abs(math.log(size[0] / size[1] * width / height)))
     scale = math.sqrt(area / (height * width))
-    return tuple(max(multiple, round(n * scale / multiple) * multiple) for n in (height, width))
+    tall, wide = (max(multiple, round(n * scale / multiple) * multiple) for n in (height, width))
+    return tall, wide

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -364,15 +364,13 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         pictures = pictures_per_prompt(image, 1)[0]
         if len(pictures) > len(azimuths):
             raise ValueError(f"{len(pictures)} pictures for {len(azimuths)} cameras")
-        columns = [
-            list(values) if np.ndim(values) else [values] * len(azimuths)
-            for values in (azimuths, elevations, distances)
-        ]
+        orbit: tuple[Any, ...] = (azimuths, elevations, distances)
+        columns = [list(v) if np.ndim(v) else [v] * len(azimuths) for v in orbit]
         for name, values in zip(("elevations", "distances"), columns[1:], strict=True):
             if len(values) != len(azimuths):
                 raise ValueError(f"{len(values)} {name} for {len(azimuths)} azimuths")
         unknown = [int(None in pose) for pose in zip(*columns, strict=True)]
-        out = self.img2img(
+        out: Any = self.img2img(
             prompt,
             pictures,
             denoise_mask=[
@@ -393,7 +391,8 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         Options are those of `multiview` (focal, height, width and the sampling).
         """
         unknown = [None] * len(pictures_per_prompt(images, 1)[0])
-        return self.multiview(prompt, images, unknown, output_type="latent", **options).cameras
+        out: Any = self.multiview(prompt, images, unknown, output_type="latent", **options)
+        return out.cameras
 
     def sample(
         self,
@@ -422,16 +421,20 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
             )
             return self._sample(text, frames, (height, width), **options)
 
-    def _sample(self, text, frames, size, *, generator=None, latents=None, **flow) -> torch.Tensor:
+    def _sample(
+        self, text, frames, size, *, generator: Any = None, latents=None, **flow
+    ) -> torch.Tensor:
         """Latents of all frames from encoded captions; see `sample`."""
-        if isinstance(generator, Sequence) and len(generator) != len(frames):
-            raise ValueError(f"{len(generator)} generators for {len(frames)} prompts")
+        count = len(generator) if isinstance(generator, Sequence) else len(frames)
+        if count != len(frames):
+            raise ValueError(f"{count} generators for {len(frames)} prompts")
         device, factor = self._execution_device, self.vae_scale_factor
         grid = [n // factor for n in size]
         shape = (len(frames), len(frames[0]), self.transformer.config.in_channels, *grid)
         conditions = self._encode(frames, shape, generator, device)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+            noise: Any = generator  # one, or one per prompt
+            latents = randn_tensor(shape, generator=noise, device=device, dtype=torch.float32)
         elif latents.numel() != np.prod(shape):
             raise ValueError(f"latents {tuple(latents.shape)} must be {shape}")
         mask = [frame is None for frame in frames[0]]

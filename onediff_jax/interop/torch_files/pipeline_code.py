@@ -4,12 +4,16 @@ import inspect
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from .own_code import OwnCode, file_stem
 
 
 class PipelineCode(OwnCode):
     """OwnCode for pipelines: model_index.json names the file of every class that has one."""
+
+    components: Any
+    register_modules: Any
 
     def to_json_string(self) -> str:
         """model_index.json; its lists of a file and a class are how diffusers finds the classes."""
@@ -41,7 +45,8 @@ class PipelineCode(OwnCode):
         try:
             for name, part in wrapped.items():
                 setattr(self, name, unwrapped(part))
-            super().save_pretrained(save_directory, *args, **kwargs)
+            library: Any = super()
+            library.save_pretrained(save_directory, *args, **kwargs)
         finally:
             for name, part in wrapped.items():
                 setattr(self, name, part)

@@ -1,6 +1,7 @@
 """Pictures to latents and back, with every autoencoder that diffusers has for these latents."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ TINY_OFFSET = 1.5305 * 0.0609
 
 class Autoencoding:
     """The part of the pipeline that knows the vae."""
+
+    vae: Any
+    image_processor: Any
 
     def enable_vae_slicing(self):
         """A picture at a time in the vae. (This pipeline never gives it more than one.)"""
@@ -30,7 +34,7 @@ class Autoencoding:
 
     def _scale_factor(self) -> int:
         """Pixels per latent."""
-        config = getattr(self.vae, "config", None)
+        config: Any = getattr(self.vae, "config", None)
         channels = getattr(config, "block_out_channels", (0,) * 4)
         if "encoder_block_out_channels" in (config or {}):  # AutoencoderTiny
             channels = config.encoder_block_out_channels

@@ -1,12 +1,16 @@
 """Multiview: the ray frames of cameras that are known, however they are given."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from .cameras_torch import camera_rays, cameras_from_c2w, orbit_cameras, ray_frames, rebase
 
 
-def ray_frames_of(count: int, grid, *, orbit=None, c2ws=None, focal=1.3887, known=None) -> list:
+def ray_frames_of(
+    count: int, grid, *, orbit=None, c2ws=None, focal: Any = 1.3887, known=None
+) -> list:
     """Ray frames (16, h, w) of `count` views in the first one's world; None where unknown.
 
     Args:
@@ -34,7 +38,7 @@ def ray_frames_of(count: int, grid, *, orbit=None, c2ws=None, focal=1.3887, know
         given = [poses[view] for view in known]
     if len(given) != len(known):
         raise ValueError(f"{len(given)} cameras for {len(known)} views whose cameras are given")
-    frames = [None] * count
+    frames: list[torch.Tensor | None] = [None] * count
     if not known:
         return frames
     if known[0] != 0:

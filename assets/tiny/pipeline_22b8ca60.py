@@ -51,6 +51,7 @@ class OwnCode:
     `push_to_hub` has the file too: the configuration is written before.
     """
 
+    config: Any  # diffusers' record of the arguments
     # What diffusers' AutoModel is told, for the models that it shall find.
     _auto_class: ClassVar[str | None] = None
     _carries_code: ClassVar[bool] = True
@@ -61,11 +62,13 @@ class OwnCode:
             folder = Path(save_directory)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{file_stem(type(self))}.py").write_text(CODE, encoding="utf-8")
-        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        library: Any = super()
+        library.save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def to_json_string(self) -> str:
         """The configuration; AutoModel's entry is there in every version of diffusers."""
-        fields = json.loads(super().to_json_string())
+        library: Any = super()
+        fields = json.loads(library.to_json_string())
         if self._auto_class:
             name = f"{file_stem(type(self))}.{type(self).__name__}"
             fields["auto_map"] = {self._auto_class: name}
@@ -75,7 +78,8 @@ class OwnCode:
     def extract_init_dict(cls, config_dict, **kwargs):
         """AutoModel's entry is for finding the class, not for building it: no warning about it."""
         config_dict = {key: value for key, value in config_dict.items() if key != "auto_map"}
-        return super().extract_init_dict(config_dict, **kwargs)
+        library: Any = super()
+        return library.extract_init_dict(config_dict, **kwargs)
 
 
 def file_stem(kind: type) -> str:
@@ -89,6 +93,9 @@ def file_stem(kind: type) -> str:
 
 class PipelineCode(OwnCode):
     """OwnCode for pipelines: model_index.json names the file of every class that has one."""
+
+    components: Any
+    register_modules: Any
 
     def to_json_string(self) -> str:
         """model_index.json; its lists of a file and a class are how diffusers finds the classes."""
@@ -120,7 +127,8 @@ class PipelineCode(OwnCode):
         try:
             for name, part in wrapped.items():
                 setattr(self, name, unwrapped(part))
-            super().save_pretrained(save_directory, *args, **kwargs)
+            library: Any = super()
+            library.save_pretrained(save_directory, *args, **kwargs)
         finally:
             for name, part in wrapped.items():
                 setattr(self, name, part)
@@ -343,6 +351,10 @@ Text = tuple[torch.Tensor, torch.Tensor]  # features (b, l, d), mask (b, l)
 class Captions:
     """The part of the pipeline that encodes prompts; needs text_encoder and tokenizer alone."""
 
+    text_encoder: Any
+    tokenizer: Any
+    _execution_device: Any
+
     def encode_prompt(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -376,9 +388,12 @@ class Captions:
         """
         device = device or self._execution_device
         given = _given("prompt", prompt, prompt_embeds, prompt_attention_mask)
-        if given is None and prompt is None:
+        if given is not None:
+            text = given
+        elif prompt is not None:
+            text = self._encode_texts("prompt", _listed(prompt), max_length, device)
+        else:
             raise ValueError("give prompt, or prompt_embeds with prompt_attention_mask")
-        text = given or self._encode_texts("prompt", _listed(prompt), max_length, device)
         null = (None, None)
         if do_classifier_free_guidance:
             name = "negative_prompt"
@@ -439,7 +454,8 @@ def _listed(prompt: str | Sequence[str]) -> list[str]:
 
 
 def _repeated(text: Text, times: int, device) -> Text:
-    return tuple(tensor.to(device).repeat_interleave(times, dim=0) for tensor in text)
+    features, mask = (tensor.to(device).repeat_interleave(times, dim=0) for tensor in text)
+    return features, mask
 
 
 # -------------------------------------------------------------------------------------------------
@@ -716,13 +732,14 @@ def size_like(picture, area: int, multiple: int, sizes=None) -> tuple[int, int]:
     if not sizes and area >= 512 * 512:
         # The released code compares ratios themselves, by the names of the sizes.
         key = min(ASPECT_RATIOS_512, key=lambda ratio: abs(float(ratio) - height / width))
-        return tuple(map(int, ASPECT_RATIOS_512[key]))
+        tall, wide = ASPECT_RATIOS_512[key]
+        return int(tall), int(wide)
     if sizes:
-        return min(
-            map(tuple, sizes), key=lambda size: abs(math.log(size[0] / size[1] * width / height))
-        )
+        pairs = [(tall, wide) for tall, wide in sizes]
+        return min(pairs, key=lambda size: abs(math.log(size[0] / size[1] * width / height)))
     scale = math.sqrt(area / (height * width))
-    return tuple(max(multiple, round(n * scale / multiple) * multiple) for n in (height, width))
+    tall, wide = (max(multiple, round(n * scale / multiple) * multiple) for n in (height, width))
+    return tall, wide
 
 
 # -------------------------------------------------------------------------------------------------
@@ -791,6 +808,9 @@ TINY_OFFSET = 1.5305 * 0.0609
 class Autoencoding:
     """The part of the pipeline that knows the vae."""
 
+    vae: Any
+    image_processor: Any
+
     def enable_vae_slicing(self):
         """A picture at a time in the vae. (This pipeline never gives it more than one.)"""
         self.vae.enable_slicing()
@@ -809,7 +829,7 @@ class Autoencoding:
 
     def _scale_factor(self) -> int:
         """Pixels per latent."""
-        config = getattr(self.vae, "config", None)
+        config: Any = getattr(self.vae, "config", None)
         channels = getattr(config, "block_out_channels", (0,) * 4)
         if "encoder_block_out_channels" in (config or {}):  # AutoencoderTiny
             channels = config.encoder_block_out_channels
@@ -849,7 +869,9 @@ class Autoencoding:
 # Multiview: the ray frames of cameras that are known, however they are given.
 # -------------------------------------------------------------------------------------------------
 
-def ray_frames_of(count: int, grid, *, orbit=None, c2ws=None, focal=1.3887, known=None) -> list:
+def ray_frames_of(
+    count: int, grid, *, orbit=None, c2ws=None, focal: Any = 1.3887, known=None
+) -> list:
     """Ray frames (16, h, w) of `count` views in the first one's world; None where unknown.
 
     Args:
@@ -877,7 +899,7 @@ def ray_frames_of(count: int, grid, *, orbit=None, c2ws=None, focal=1.3887, know
         given = [poses[view] for view in known]
     if len(given) != len(known):
         raise ValueError(f"{len(given)} cameras for {len(known)} views whose cameras are given")
-    frames = [None] * count
+    frames: list[torch.Tensor | None] = [None] * count
     if not known:
         return frames
     if known[0] != 0:
@@ -1234,15 +1256,13 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         pictures = pictures_per_prompt(image, 1)[0]
         if len(pictures) > len(azimuths):
             raise ValueError(f"{len(pictures)} pictures for {len(azimuths)} cameras")
-        columns = [
-            list(values) if np.ndim(values) else [values] * len(azimuths)
-            for values in (azimuths, elevations, distances)
-        ]
+        orbit: tuple[Any, ...] = (azimuths, elevations, distances)
+        columns = [list(v) if np.ndim(v) else [v] * len(azimuths) for v in orbit]
         for name, values in zip(("elevations", "distances"), columns[1:], strict=True):
             if len(values) != len(azimuths):
                 raise ValueError(f"{len(values)} {name} for {len(azimuths)} azimuths")
         unknown = [int(None in pose) for pose in zip(*columns, strict=True)]
-        out = self.img2img(
+        out: Any = self.img2img(
             prompt,
             pictures,
             denoise_mask=[
@@ -1263,7 +1283,8 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         Options are those of `multiview` (focal, height, width and the sampling).
         """
         unknown = [None] * len(pictures_per_prompt(images, 1)[0])
-        return self.multiview(prompt, images, unknown, output_type="latent", **options).cameras
+        out: Any = self.multiview(prompt, images, unknown, output_type="latent", **options)
+        return out.cameras
 
     def sample(
         self,
@@ -1292,16 +1313,20 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
             )
             return self._sample(text, frames, (height, width), **options)
 
-    def _sample(self, text, frames, size, *, generator=None, latents=None, **flow) -> torch.Tensor:
+    def _sample(
+        self, text, frames, size, *, generator: Any = None, latents=None, **flow
+    ) -> torch.Tensor:
         """Latents of all frames from encoded captions; see `sample`."""
-        if isinstance(generator, Sequence) and len(generator) != len(frames):
-            raise ValueError(f"{len(generator)} generators for {len(frames)} prompts")
+        count = len(generator) if isinstance(generator, Sequence) else len(frames)
+        if count != len(frames):
+            raise ValueError(f"{count} generators for {len(frames)} prompts")
         device, factor = self._execution_device, self.vae_scale_factor
         grid = [n // factor for n in size]
         shape = (len(frames), len(frames[0]), self.transformer.config.in_channels, *grid)
         conditions = self._encode(frames, shape, generator, device)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+            noise: Any = generator  # one, or one per prompt
+            latents = randn_tensor(shape, generator=noise, device=device, dtype=torch.float32)
         elif latents.numel() != np.prod(shape):
             raise ValueError(f"latents {tuple(latents.shape)} must be {shape}")
         mask = [frame is None for frame in frames[0]]

@@ -12,7 +12,7 @@ import re
 import sys
 import types
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class OwnCode:
     `push_to_hub` has the file too: the configuration is written before.
     """
 
+    config: Any  # diffusers' record of the arguments
     # What diffusers' AutoModel is told, for the models that it shall find.
     _auto_class: ClassVar[str | None] = None
     _carries_code: ClassVar[bool] = True
@@ -45,11 +46,13 @@ class OwnCode:
             folder = Path(save_directory)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{file_stem(type(self))}.py").write_text(CODE, encoding="utf-8")
-        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        library: Any = super()
+        library.save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def to_json_string(self) -> str:
         """The configuration; AutoModel's entry is there in every version of diffusers."""
-        fields = json.loads(super().to_json_string())
+        library: Any = super()
+        fields = json.loads(library.to_json_string())
         if self._auto_class:
             name = f"{file_stem(type(self))}.{type(self).__name__}"
             fields["auto_map"] = {self._auto_class: name}
@@ -59,7 +62,8 @@ class OwnCode:
     def extract_init_dict(cls, config_dict, **kwargs):
         """AutoModel's entry is for finding the class, not for building it: no warning about it."""
         config_dict = {key: value for key, value in config_dict.items() if key != "auto_map"}
-        return super().extract_init_dict(config_dict, **kwargs)
+        library: Any = super()
+        return library.extract_init_dict(config_dict, **kwargs)
 
 
 def file_stem(kind: type) -> str:
@@ -96,8 +100,8 @@ class HashedTextEncoder(OwnCode, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, dim: int, max_length: int):
         super().__init__()
-        # Nothing is learned; the buffer gives the module a device and a dtype.
-        self.register_buffer("anchor", torch.zeros(1))
+        # Nothing is learned; it gives the module a device and a dtype. Offloading asks a parameter.
+        self.anchor = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
 
     def embed(self, prompt: str, max_length: int) -> np.ndarray:
         """(n, dim) float32 for the n ≤ max_length words of one prompt."""
@@ -118,11 +122,11 @@ class HashedTextEncoder(OwnCode, ModelMixin, ConfigMixin):
 
         Longer prompts are cut; an empty one keeps one unmasked zero vector.
         """
-        max_length = max_length or self.config.max_length
-        embeddings = np.zeros((len(prompts), max_length, self.config.dim), np.float32)
-        mask = np.zeros((len(prompts), max_length), bool)
+        length = max_length or int(self.config.max_length)
+        embeddings = np.zeros((len(prompts), length, self.config.dim), np.float32)
+        mask = np.zeros((len(prompts), length), bool)
         for row, prompt in enumerate(prompts):
-            words = self.embed(prompt, max_length)
+            words = self.embed(prompt, length)
             embeddings[row, : len(words)] = words
             mask[row, : max(len(words), 1)] = True
         embeddings = torch.from_numpy(embeddings).to(self.anchor.device, self.anchor.dtype)
