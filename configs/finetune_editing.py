@@ -60,7 +60,11 @@ def get_config(folder: str = "prepared/editing_512") -> ConfigDict:
     # Prepared folders, each with its weight among those that have a task.
     c.data.folders = ((folder, 1.0),)
     c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
+    c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "held_out"  # or train
+    c.data.prior_weight = 1.0  # of the loss of examples with is_reg
+    c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true
+    c.data.random_crop = False  # of pictures of text2image that are larger than their slot
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 16  # readers in each
     c.data.prefetch = 8  # batches
@@ -112,6 +116,8 @@ def get_config(folder: str = "prepared/editing_512") -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.local_folder = ""  # e.g. /local/ssd: frequent saves on the disk of each host
+    c.checkpoint.local_every = 100  # steps
     c.checkpoint.accept_changes = (
         False  # True: other code, versions, data or weights stop no restart
     )

@@ -93,7 +93,11 @@ def _common(folder: str) -> ConfigDict:
     c.data.name = "prepared"
     c.data.folders = ((folder, 1.0),)  # each with its weight
     c.data.encoder = "released"  # folder of the autoencoder that made their latents
+    c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "held_out"  # or train
+    c.data.prior_weight = 1.0  # of the loss of examples with is_reg
+    c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true
+    c.data.random_crop = False  # of pictures of text2image that are larger than their slot
     c.data.workers = 0  # reading processes; 0: the trainer itself reads
     c.data.threads = 4  # readers in each
     c.data.prefetch = 8  # batches
@@ -147,6 +151,8 @@ def _common(folder: str) -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.local_folder = ""  # e.g. /local/ssd: frequent saves on the disk of each host
+    c.checkpoint.local_every = 100  # steps
     c.checkpoint.accept_changes = (
         False  # True: other code, versions, data or weights stop no restart
     )

@@ -143,6 +143,8 @@ def _tiny() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0  # steps; 0 = none for good
+    c.checkpoint.local_folder = ""  # e.g. /local/ssd: frequent saves on the disk of each host
+    c.checkpoint.local_every = 100  # steps
     c.checkpoint.accept_changes = (
         False  # True: other code, versions, data or weights stop no restart
     )
@@ -285,6 +287,8 @@ def _base() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 20000  # steps; 0 = none for good
+    c.checkpoint.local_folder = ""  # e.g. /local/ssd: frequent saves on the disk of each host
+    c.checkpoint.local_every = 100  # steps
     c.checkpoint.accept_changes = (
         False  # True: other code, versions, data or weights stop no restart
     )
@@ -428,6 +432,8 @@ def _2b8() -> ConfigDict:
     c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 50000  # steps; 0 = none for good
+    c.checkpoint.local_folder = ""  # e.g. /local/ssd: frequent saves on the disk of each host
+    c.checkpoint.local_every = 100  # steps
     c.checkpoint.accept_changes = (
         False  # True: other code, versions, data or weights stop no restart
     )

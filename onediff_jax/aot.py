@@ -79,4 +79,7 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from onediff_jax import exits
+
+    with exits.foreseen():
+        main()

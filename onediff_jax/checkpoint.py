@@ -168,4 +168,5 @@ def _size(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exits.foreseen():
+        sys.exit(main())

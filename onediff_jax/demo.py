@@ -112,5 +112,8 @@ def launch(studio, host: str, port: int, *, share: bool = False, waiting: int = 
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    from onediff_jax import exits
+
+    with exits.foreseen():
+        define_flags()
+        app.run(main)

@@ -4,9 +4,11 @@ What matters to a launcher is whether starting the same command again would help
 1 and 2; for every other code it may, and a run goes on from its last checkpoint.
 """
 
+import contextlib
 import dataclasses
 import errno
 import sys
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from typing import NoReturn
@@ -64,6 +66,16 @@ def of_error(error: BaseException) -> Exit:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return BAD_INPUT if isinstance(error, ValueError | OSError) else FAULT
+
+
+@contextlib.contextmanager
+def foreseen() -> Iterator[None]:
+    """Around a command: an error that comes through was not foreseen, and the code says so."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAULT.code)
 
 
 def _is_storage(error: BaseException) -> bool:

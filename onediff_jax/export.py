@@ -40,7 +40,7 @@ from onediff_jax.exporting.encoders import (
 from onediff_jax.exporting.place import ExportError, beside, check_out
 from onediff_jax.exporting.push import Push
 from onediff_jax.exporting.weights import Weights, open_source
-from onediff_jax.files import recover_folder, replace_folder, write_json
+from onediff_jax.files import read_object, recover_folder, replace_folder, write_json
 from onediff_jax.interop import torch_files
 from onediff_jax.interop.lora import FORMATS, write_adapter
 from onediff_jax.interop.pretrained import RUN_FILE, hashes_of, write_transformer
@@ -219,7 +219,7 @@ def _write_pipeline(
 
 def _copy_folder(source: Path, folder: Path, weights: Weights) -> dict[str, Any]:
     """Gives `folder` the components of `source` but the transformer, checked, and the code."""
-    index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    index = read_object(source / "model_index.json")
     kinds = torch_files.kinds_of(index, source)
     if kinds["vae"] == "autoencoder_kl":
         check_vae(source / "vae", weights.network.in_channels)
@@ -338,5 +338,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    with exits.foreseen():
+        define_flags()
+        app.run(main)

@@ -59,6 +59,16 @@ def read_json(file: Any) -> Any:
         raise FileError(f"{file} cannot be read: its values are nested too deeply") from error
 
 
+def read_object(file: Any, *names: str) -> dict[str, Any]:
+    """The JSON object of a file, which has these names. Raises FileError as `read_json` does."""
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise FileError(f"{file} must hold a JSON object, not {type(value).__name__}")
+    if missing := [name for name in names if name not in value]:
+        raise FileError(f"{file} lacks {', '.join(missing)}: it is not the file it was")
+    return value
+
+
 def write_json(file: Any, value: Any, *, indent: int | None = 2) -> None:
     """Writes a JSON value with sorted keys: whole or not at all, and on the disk on return."""
     replace_file(file, (json.dumps(value, indent=indent, sort_keys=True) + "\n").encode())

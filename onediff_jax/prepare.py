@@ -240,4 +240,5 @@ def _check(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    with exits.foreseen():
+        app.run(main)

@@ -115,4 +115,5 @@ def _log(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exits.foreseen():
+        sys.exit(main())

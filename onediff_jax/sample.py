@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from onediff_jax import api
+from onediff_jax import api, exits
 from onediff_jax.sampling.read import FileReader, cameras_of
 from onediff_jax.sampling.request import FOCAL, Request, derivable, given_roles, make_plan
 from onediff_jax.sampling.source_tasks import tasks_of_source
@@ -217,5 +217,6 @@ def _region(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    with exits.foreseen():
+        define_flags()
+        app.run(main)

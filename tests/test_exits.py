@@ -49,3 +49,12 @@ def test_one_line(capsys):
     with pytest.raises(SystemExit) as ended:
         exits.fail(caused(ValueError("no room"), FULL))
     assert ended.value.code == 74 and capsys.readouterr().err == "error: no room\n"
+
+
+def test_what_nobody_foresaw(capsys):
+    with pytest.raises(SystemExit) as ended, exits.foreseen():
+        raise LookupError("lost")
+    assert ended.value.code == 70 and "LookupError: lost" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended, exits.foreseen():
+        raise SystemExit(1)
+    assert ended.value.code == 1

@@ -32,6 +32,24 @@ def test_what_is_wrong_with_json_is_said(tmp_path, content, what):
     assert str(error.value).startswith(f"{file} cannot be read")
 
 
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        ("[]", "must hold a JSON object, not list"),
+        ("null", "must hold a JSON object, not NoneType"),
+        ("{}", "lacks config, train"),
+    ],
+)
+def test_an_object_has_what_it_needs(tmp_path, content, what):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    with pytest.raises(files.FileError, match=what) as error:
+        files.read_object(file, "config", "train")
+    assert str(error.value).startswith(str(file))
+    file.write_text('{"config": 1, "train": 2}')
+    assert files.read_object(file, "config", "train") == {"config": 1, "train": 2}
+
+
 def test_json_that_is_not_there(tmp_path):
     with pytest.raises(files.FileError, match="No such file"):
         files.read_json(tmp_path / "none.json")

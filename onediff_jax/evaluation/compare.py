@@ -8,7 +8,7 @@ import numpy as np
 
 from onediff_jax.evaluation.report import number
 from onediff_jax.evaluation.results import bootstrap_means, key_of
-from onediff_jax.files import read_json
+from onediff_jax.files import read_object
 
 
 def compare(folders: Sequence[Path]) -> str:
@@ -22,7 +22,7 @@ def compare(folders: Sequence[Path]) -> str:
     """
     if len(folders) < 2:
         raise ValueError(f"--compare needs two folders or more, got {[str(f) for f in folders]}")
-    found = [read_json(folder / "metrics.json") for folder in folders]
+    found = [read_object(folder / "metrics.json", "rows") for folder in folders]
     rows = [{key_of(row): row for row in values["rows"]} for values in found]
     common = [key for key in rows[0] if all(key in other for other in rows[1:])]
     if not common:

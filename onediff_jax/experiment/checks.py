@@ -52,7 +52,8 @@ def check_config(config: ConfigDict) -> None:
         if section is None or (field.only and field.only != values["data"].get("name")):
             continue
         if field.name not in section:
-            if field.section in OPTIONAL_SECTIONS and field.lacking is not REQUIRED:
+            optional = field.section in OPTIONAL_SECTIONS or field.only == "prepared"
+            if optional and field.lacking is not REQUIRED:
                 continue
             raise SettingsError(_missing(field))
         check_value(field, section[field.name])

@@ -19,6 +19,7 @@ from onediff_jax.data.prepared.dataset import (
 from onediff_jax.data.prepared.depth import depth_of
 from onediff_jax.data.text_hash import HashedTextEncoder, TextEncoder
 from onediff_jax.data.world_bundles import DEPTH_RANGE
+from onediff_jax.experiment.checks import complete
 from onediff_jax.tasks.definitions import TaskSet
 from onediff_jax.tasks.depth import Normalisation
 
@@ -105,15 +106,24 @@ def _make_prepared(
     config: ConfigDict, layout: RowLayout, tasks: TaskSet
 ) -> tuple[PictureCodec, PreparedData]:
     data = config.data
+    fields = complete("data", data.to_dict())
     folders = open_folders(data.folders)
     first = folders[0][0]
-    if (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
+    online = fields["encode"] == "online"
+    if online and (first.pictures["kind"] != "pixels" or data.encoder == "light"):
+        raise ValueError(
+            f"data.encode='online' with data.encoder={data.encoder!r}, and {first.path} holds "
+            f"{first.pictures['kind']}: it needs an autoencoder's folder, and folders of pixels, "
+            "which prepare --encoder=light writes"
+        )
+    if not online and (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
         raise ValueError(
             f"data.encoder={data.encoder!r}, but {first.path} holds {first.pictures['kind']}: it "
-            "must be 'light' for pixels, and the autoencoder's folder for its latents"
+            "must be 'light' for pixels, and the autoencoder's folder for its latents; "
+            "data.encode='online' makes them of pixels during training"
         )
     codec = _make_codec(data.encoder)
-    if data.encoder != "light" and codec.identity != first.pictures["sha256"]:
+    if not online and data.encoder != "light" and codec.identity != first.pictures["sha256"]:
         raise ValueError(
             f"data.encoder={data.encoder!r} is another autoencoder than that of {first.path}: "
             f"SHA-256 {codec.identity} and {first.pictures['sha256']}"
@@ -123,7 +133,13 @@ def _make_prepared(
         raise ValueError(
             f"text.kind='cached', but {first.path} holds captions alone: prepare --text=FOLDER"
         )
-    prepared = PreparedData(folders, layout, data.evaluate_on, codec, cached, tasks)
+    prepared = PreparedData(
+        *(folders, layout, data.evaluate_on, codec, cached, tasks),
+        prior_weight=fields["prior_weight"],
+        flip_share=fields["flip_share"],
+        random_crop=fields["random_crop"],
+        online=online,
+    )
     prepared.check(data.tasks)
     return codec, prepared
 

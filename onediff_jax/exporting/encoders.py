@@ -8,6 +8,7 @@ from onediff_jax.data.codec import LightCodec
 from onediff_jax.experiment.build import Experiment
 from onediff_jax.experiment.encoders import part_of
 from onediff_jax.exporting.place import ExportError
+from onediff_jax.files import read_object
 from onediff_jax.interop import torch_files
 from onediff_jax.models.autoencoder import AutoencoderConfig
 from onediff_jax.models.loading import read_config, read_tensors, weight_files
@@ -115,7 +116,7 @@ def _copy_weights(source: Path, target: Path, stem: str) -> None:
     }
     for file in files:
         shutil.copyfile(file, target / name_of[file.name])
-    shards = json.loads(index.read_text(encoding="utf-8"))
+    shards = read_object(index, "weight_map")
     shards["weight_map"] = {name: name_of[file] for name, file in shards["weight_map"].items()}
     text = json.dumps(shards, indent=2, sort_keys=True) + "\n"
     Path(f"{plain}.index.json").write_text(text, encoding="utf-8")

@@ -1,7 +1,6 @@
 """Where an export's transformer comes from: a checkpoint or a folder, with adapters added."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from onediff_jax.data.prepared.plan import weights_hash
 from onediff_jax.experiment.build import Experiment, make_experiment, param_count
 from onediff_jax.exporting.place import ExportError
+from onediff_jax.files import read_object
 from onediff_jax.interop.config import PretrainedError, read_config, transformer_folder
 from onediff_jax.interop.lora import read_adapter
 from onediff_jax.interop.model import param_shapes
@@ -120,6 +120,6 @@ def _of_folder(folder: Path) -> Weights:
         base=weights_hash(inside),
     )
     if (folder / RUN_FILE).is_file():
-        weights.record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        weights.record = read_object(folder / RUN_FILE)
         weights.experiment = make_experiment(export_config(folder), with_data=False)
     return weights

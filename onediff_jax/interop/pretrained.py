@@ -1,7 +1,6 @@
 """Released weights in and out: any folder of the released layout, or a hub id."""
 
 import dataclasses
-import json
 import re
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from onediff_jax.experiment.checks import upgrade
-from onediff_jax.files import FileError, file_hashes, read_json
+from onediff_jax.files import FileError, file_hashes, read_object
 from onediff_jax.interop.config import (
     PretrainedError,
     check_same,
@@ -158,10 +157,11 @@ def export_config(folder: str | Path) -> ConfigDict:
     """
     file = Path(folder) / RUN_FILE
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        fields = read_object(file, "config")["config"]
+    except FileError as error:
         raise PretrainedError(
-            f"{folder} holds no readable {RUN_FILE}: it was not written by onediff_jax.export"
+            f"{folder} holds no readable {RUN_FILE}: it was not written by onediff_jax.export, or "
+            f"is damaged ({error})"
         ) from error
     config = ConfigDict(upgrade(fields, file))
     # The encoders that came along, wherever those of the run are now.
@@ -197,10 +197,12 @@ def check_hashes(folder: Path, *, within: str = "") -> None:
 
     Raises PretrainedError that names the files that differ or are missing.
     """
-    try:
-        wanted = read_json(folder / RUN_FILE).get("files", {})
-    except (FileError, AttributeError):
+    if not (folder / RUN_FILE).exists():
         return  # of another program
+    try:
+        wanted = read_object(folder / RUN_FILE).get("files", {})
+    except FileError as error:
+        raise PretrainedError(f"{error}; export again") from error
     wanted = {name: value for name, value in wanted.items() if name.startswith(within)}
     there = [name for name in wanted if (folder / name).is_file()]
     made = file_hashes(folder, there)

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from onediff_jax.files import open_regular, read_json
+from onediff_jax.files import open_regular, read_json, read_object
 
 # All are read, so that a quantised file is reported by name; only _WEIGHT_DTYPES are accepted.
 _DTYPES = {
@@ -77,10 +77,7 @@ def read_config(folder) -> dict:
     path = pathlib.Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} has no config.json: it is not a folder of a saved model")
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(config).__name__}")
-    return config
+    return read_object(path)
 
 
 def read_tensors(folder, stem: str) -> dict[str, np.ndarray]:

@@ -76,10 +76,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def row_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
-    """How every array of a batch lies: rows over replica and fsdp, tokens over sequence too."""
+def row_shardings(mesh: Mesh, *, weighted: bool = False) -> dict[str, NamedSharding]:
+    """How every array of a batch lies: rows over replica and fsdp, tokens over sequence too.
+
+    Args:
+      weighted: as in RowPacker: the batch has weights of its tokens.
+    """
     chunked = NamedSharding(mesh, P(BATCH_AXES, "sequence"))
-    return dict.fromkeys(CHUNKED, chunked) | {name: batch_sharding(mesh) for name in WHOLE}
+    names = (*CHUNKED, "weights") if weighted else CHUNKED
+    return dict.fromkeys(names, chunked) | {name: batch_sharding(mesh) for name in WHOLE}
 
 
 def batch_devices(mesh: Mesh) -> int:

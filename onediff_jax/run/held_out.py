@@ -44,7 +44,12 @@ class HeldOutLoss:
         whole = NamedSharding(mesh, jax.P())
         step = jax.jit(
             on_mesh(make_eval_step(experiment), mesh),
-            in_shardings=(shardings, row_shardings(mesh), None, whole),
+            in_shardings=(
+                shardings,
+                row_shardings(mesh, weighted=experiment.packer.weighted),
+                None,
+                whole,
+            ),
             out_shardings=whole,
         )
         self._step = Program(step, "the held-out loss")

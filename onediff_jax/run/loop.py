@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from onediff_jax.run.incidents import (
     described,
     write_incident,
 )
+from onediff_jax.run.local_saves import LocalSaves, restore_local, run_identity
 from onediff_jax.run.metrics import (
     Reporter,
     Results,
@@ -135,6 +137,8 @@ class _Run:
             check_webhook(log.webhook)
             self.experiment: Experiment = make_experiment(config)
             self.mesh = make_mesh(config.mesh)
+            weighted = self.experiment.packer.weighted
+            self.row_shardings = row_shardings(self.mesh, weighted=weighted)
             check_batch(self.mesh, config.train.batch_rows, self.experiment.layout.chunks)
             self.tx, schedule = make_optimizer(config.optim, config.train.steps)
             check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
@@ -168,6 +172,10 @@ class _Run:
             about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
         )
         opened.callback(self.checkpoints.close)
+        with together():
+            self.local = self._local_saves()
+        if self.local is not None:
+            opened.callback(self.local.close)
         self.reporter = Reporter(
             self.path,
             is_writer=self.is_writer,
@@ -217,6 +225,18 @@ class _Run:
         if self.is_writer:
             claimed.begin()
 
+    def _local_saves(self) -> LocalSaves | None:
+        """Those of this process, where the config wants some."""
+        if not self.config.checkpoint.local_folder:
+            return None
+        run = gather(run_identity(self.path, self.first_start))[0]
+        return LocalSaves(
+            self.config.checkpoint.local_folder,
+            run,
+            index=jax.process_index(),
+            count=jax.process_count(),
+        )
+
     def _work(self) -> Work:
         kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
         peak = peak_flops(kind)
@@ -237,7 +257,14 @@ class _Run:
                 f"the processes see different checkpoints in {self.path}: {seen}; it must lie on "
                 "storage that all processes share"
             )
-        if not seen[0]:
+        wanted = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+            abstract,
+            self.shardings._replace(ema=self.ema_shardings),
+        )
+        say, newest = self.reporter.say, max(seen[0], default=0)
+        found = restore_local(self.local, wanted, after=newest, say=say) if self.local else None
+        if found is None and not seen[0]:
             self.checkpoints.check_fresh()
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
@@ -246,13 +273,8 @@ class _Run:
             count = param_count(abstract.params)
             self.reporter.say(f"{count:,} parameters; starting at step 0")
             return None
-        wanted = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-            abstract,
-            self.shardings._replace(ema=self.ema_shardings),
-        )
-        say = self.reporter.say
-        step, state, data = self.checkpoints.restore(wanted, strict=self.strict, say=say)
+        step, state, data = found or self.checkpoints.restore(wanted, strict=self.strict, say=say)
+        where = "local saves" if found else "checkpoint"
         named = [
             f"{name}: {old!r} in the checkpoint, {new!r} now"
             for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)
@@ -266,7 +288,7 @@ class _Run:
         self.left_out |= set(data.get("left_out", ()))
         self.batches.leave_out(self.left_out)
         self.clock = Clock(self.first_start, data.get("productive_seconds", 0.0))
-        self.reporter.say(f"continuing from the checkpoint of step {step}")
+        self.reporter.say(f"continuing from the {where} of step {step}")
         return state._replace(ema=jax.device_put(state.ema, self.shardings.ema))
 
     def _start(self) -> TrainState:
@@ -318,7 +340,9 @@ class _Run:
     def to_devices(self, batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """This process's rows as part of the global batch of `rows`."""
         places = local_rows(batch_sharding(self.mesh), rows)
-        placed = place_rows(batch, row_shardings(self.mesh), places, rows)
+        if self.experiment.online_pictures:
+            batch = self.experiment.online_pictures.encode(batch)
+        placed = place_rows(batch, self.row_shardings, places, rows)
         online = self.experiment.online_text
         return online.embed(placed) if online else placed
 
@@ -327,7 +351,28 @@ class _Run:
         with self.watchdog.waiting_for("a step"):
             self._collect(step)  # nothing is saved that came of a loss that goes wrong
         began = time.perf_counter()
-        data = {
+        with self.watchdog.waiting_for("a save"):
+            self.checkpoints.save(step, self.state, self._data(step))
+        self.clock.pause(time.perf_counter() - began)
+        self.saved_at, self.saved_step = time.monotonic(), step
+
+    def save_locally(self, step: int) -> None:
+        """Starts a save on the disk of this host; one that fails stops nothing but those."""
+        with self.watchdog.waiting_for("a step"):
+            self._collect(step)
+        began = time.perf_counter()
+        try:
+            with self.watchdog.waiting_for("a save"):
+                self.local.save(step, self.state, self._data(step))
+        except OSError as error:
+            self.local = None
+            said = f"WARNING: process {jax.process_index()} makes no more local saves: {error}"
+            print(said, file=sys.stderr, flush=True)
+        self.clock.pause(time.perf_counter() - began)
+
+    def _data(self, step: int) -> dict[str, Any]:
+        """What a save holds beside the arrays, JSON values."""
+        return {
             "batches": step,  # of each step one; the next one is read already
             "stream_hash": stream_hash(self.fields),
             "stream": self.fields,
@@ -335,10 +380,6 @@ class _Run:
             "losses": self.losses.state(),
             "left_out": sorted(self.left_out),
         }
-        with self.watchdog.waiting_for("a save"):
-            self.checkpoints.save(step, self.state, data)
-        self.clock.pause(time.perf_counter() - began)
-        self.saved_at, self.saved_step = time.monotonic(), step
 
     def _save_due(self, step: int) -> bool:
         """Whether a checkpoint is due; what the time says, process 0 decides, on log steps."""
@@ -373,6 +414,8 @@ class _Run:
         step, names = back.args
         self.results = Results()
         self.checkpoints.wait()
+        if self.local:
+            self.local.forget()  # what comes of them is not what the run is from here on
         self.left_out |= names
         self.state = self._restore() or self._start()
         again = self.goings_back[int(self.state.step)] = (
@@ -405,6 +448,8 @@ class _Run:
                 while batch is not None and not stop(step):
                     if self._save_due(step):
                         self.save(step)
+                    elif self.local and step and step % self.config.checkpoint.local_every == 0:
+                        self.save_locally(step)
                     if self.profile(step, self.results.newest):
                         self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
                     self._set_limits(step)
@@ -424,6 +469,8 @@ class _Run:
             self.save(step)  # also sees what was not seen before
             with self.watchdog.waiting_for("a save"):
                 self.checkpoints.wait()
+            if self.local:
+                self.local.finish()
         done = (
             "finished"
             if step == total

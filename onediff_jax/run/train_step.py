@@ -113,7 +113,8 @@ def token_weights(batch: Batch, experiment: Experiment) -> jax.Array:
     ray_weight = np.float32(experiment.config.flow.ray_weight)
     of_frame = np.where(ray_frames(layout), ray_weight, np.float32(1))
     carries = (batch["token_mask"] & ~given).astype(jnp.float32)
-    return carries * of_frame[layout.chunk_frame][:, None]
+    carries *= of_frame[layout.chunk_frame][:, None]
+    return carries * batch["weights"] if "weights" in batch else carries
 
 
 def ray_frames(layout: RowLayout) -> np.ndarray:
@@ -247,7 +248,12 @@ def sharded_train_step(
     limits = (whole_array,) if experiment.config.train.on_spike == "skip" else ()
     jitted = jax.jit(
         on_mesh(whole, mesh),
-        in_shardings=(shardings, row_shardings(mesh), frozen, *limits),
+        in_shardings=(
+            shardings,
+            row_shardings(mesh, weighted=experiment.packer.weighted),
+            frozen,
+            *limits,
+        ),
         out_shardings=(shardings, whole_array),
         donate_argnums=0,
     )

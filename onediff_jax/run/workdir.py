@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from onediff_jax.experiment.checks import may_grow, upgrade
 from onediff_jax.experiment.schema import is_free
-from onediff_jax.files import FileError, file_hash, is_remote, read_json, write_json
+from onediff_jax.files import FileError, file_hash, is_remote, read_json, read_object, write_json
 
 
 class WorkdirError(ValueError):
@@ -155,7 +155,7 @@ class Workdir:
 
     def _old_config(self, file: Any) -> Any:
         try:
-            return read_json(file)
+            return read_object(file)
         except FileError as error:
             saved = config_of_checkpoint(self.path)
             if saved is None:
@@ -290,7 +290,9 @@ def load_config(workdir: str | Path) -> ConfigDict:
     if not file.exists():
         raise WorkdirError(f"{workdir} holds no config.json: not a workdir of a run")
     try:
-        fields = read_json(file)
+        fields = read_object(file)
+        if not fields:
+            raise FileError(f"{file} holds nothing")
     except FileError as error:
         fields = config_of_checkpoint(folder)
         if fields is None:

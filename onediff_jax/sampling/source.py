@@ -1,13 +1,13 @@
 """Where weights come from: the workdir of a run, or an exported folder."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from flax import traverse_util
 
 from onediff_jax.experiment.build import Experiment, make_experiment
+from onediff_jax.files import read_object
 from onediff_jax.interop.pretrained import RUN_FILE, load_export
 from onediff_jax.sampling.saved_run import SavedRun
 from onediff_jax.tasks.depth import Normalisation
@@ -61,7 +61,7 @@ def _load_export(path: Path, step: int | None) -> Source:
         raise ValueError(f"{step=} was asked of {path}, an export, which holds one set of weights")
     config, params = load_export(path)
     experiment = make_experiment(config, with_data=False)
-    pictures = json.loads((path / RUN_FILE).read_text()).get("pictures")  # not in older exports
+    pictures = read_object(path / RUN_FILE).get("pictures")  # not in older exports
     if pictures is not None:
         sizes = {g: tuple(map(tuple, found)) for g, found in pictures["sizes"].items()}
         depth = pictures["depth"] and Normalisation(**pictures["depth"])

@@ -67,6 +67,7 @@ class PlainPicture(Role):
     """A plain picture under a name of one's own, such as a map of normals."""
 
     title = "picture"
+    mirrors = False  # a map of normals would not
 
     def __init__(self, name: str):
         self.name = name

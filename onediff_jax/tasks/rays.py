@@ -15,6 +15,7 @@ class Ray(Role):
     """Plücker coordinates of the ray through every latent; (h, w, 16) latents, no picture."""
 
     name, title = "ray", "ray map"
+    mirrors = False
     measure = "cameras"
     given_measures = ()
 

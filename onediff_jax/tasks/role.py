@@ -62,6 +62,7 @@ class Role:
         colours would make a third.
       grey: its three channels say the same.
       derived: whether `derive` makes it from an ordinary picture.
+      mirrors: whether it stays true when mirrored from left to right.
       needs_mask: whether deriving it for one's own picture needs a mask.
       annotation: the kind of model that finds it in a picture (see data/annotate.py), or None.
       region_word: what follows the colour in the prompt's regions, or None where it has none.
@@ -75,6 +76,7 @@ class Role:
     nearest: ClassVar[bool] = False
     grey: ClassVar[bool] = False
     derived: ClassVar[bool] = False
+    mirrors: ClassVar[bool] = True
     needs_mask: ClassVar[bool] = False
     annotation: ClassVar[str | None] = None
     region_word: ClassVar[str | None] = None

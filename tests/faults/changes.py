@@ -17,14 +17,6 @@ from tests.runs import lora_config
 def get_config():
     return lora_config({base!r}, **small_run.CONFIG)
 """
-PREPARED = """
-import runpy
-from tests.experiments import SHRUNKEN
-
-def get_config():
-    config = runpy.run_path("configs/finetune.py")["get_config"]()
-    return config
-"""
 
 
 def second(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
@@ -45,17 +37,26 @@ def second(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, 
 
 
 def peer(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
-    """One of two processes that train together is killed; both are started again."""
+    """One of two processes that train together is killed; both are started again. They save where
+    all can read, or ("local peer") each on a disk of its own.
+    """
     whole = rounds.folder / "straight-two"
     two = commands.training(name="two")
     if "two" not in rounds.want:
         ends = [finish(p) for p in _pair(two, whole, rounds.folder)]
         assert [end.code for end in ends] == [0, 0], ends[0].err + ends[1].err
         rounds.want["two"] = two.result(whole)
+    if kind == "local peer":
+        two = commands.training(
+            "--config.checkpoint.every_steps=1000",
+            f"--config.checkpoint.local_folder={place / 'disk'}",
+            "--config.checkpoint.local_every=2",
+            name="two",
+        )
     folder = place / "train"
     processes = _pair(two, folder, place)
     until = time.monotonic() + LIMIT / 2
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < until:
+    while not _reports(folder) and time.monotonic() < until:
         time.sleep(0.02)
     wait = 4 * float(rounds.rng.random())
     time.sleep(wait)
@@ -66,17 +67,29 @@ def peer(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, st
         os.kill(victim.pid, number)
     ends = [finish(process, 100) for process in processes]
     for end in ends:
-        # The coordinator of jax ends the others by SIGABRT when it is lost itself.
-        if end.code not in (0, 76, -signal.SIGKILL, -signal.SIGABRT):
+        if end.code not in ENDS:
             return where, ("hang" if end.code is None else "exit"), f"exit {end.code}: {end.said}"
     for _ in range(4):
         ends = [finish(process) for process in _pair(two, folder, place)]
         if [end.code for end in ends] == [0, 0]:
             same = two.result(folder) == rounds.want["two"]
+            where += f"; {_told(ends)}"
             return where, ("identical" if same else "wrong"), ends[0].said
-        if not all(end.code in (0, 76) for end in ends):
+        if not all(end.code in ENDS for end in ends):
             break
     return where, "hands", ends[0].err[-300:]
+
+
+def _told(ends: list[Ended]) -> str:
+    """Where the processes went on."""
+    lines = [line for end in ends for line in end.out.splitlines() if "continuing from" in line]
+    return lines[0] if lines else "from step 0"
+
+
+def _reports(folder: Path) -> bool:
+    """Whether a run has made its first steps."""
+    file = folder / "metrics.jsonl"
+    return file.exists() and file.stat().st_size > 0
 
 
 def _pair(command: Command, folder: Path, place: Path) -> list:
@@ -111,7 +124,7 @@ def base(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, st
         ended = run(commands.exporting(rounds.whole), root, rounds.folder / "base.log")
         assert ended.code == 0, ended.err
         config.write_text(LORA.format(base=str(root)))
-    lora = commands.training(f"--config={config}", name="lora")
+    lora = commands.training(name="lora", config=config)
     whole = rounds.straight(lora)
     folder = place / "train"
     shutil.copytree(whole, folder)

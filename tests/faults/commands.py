@@ -247,12 +247,17 @@ def without_seconds(values: dict) -> dict:
     return {k: v for k, v in values.items() if k not in ("seconds", "source")}
 
 
-def training(*more: str, name: str = "train", steps: int = STEPS, **of_child) -> Command:
+SMALL = ROOT / "tests/small_run.py"
+
+
+def training(
+    *more: str, name: str = "train", steps: int = STEPS, config: Path = SMALL, **of_child
+) -> Command:
     """The smallest run: 12 steps, a checkpoint every 4."""
 
     def arguments(folder: Path) -> list[str]:
         return [
-            f"--config={ROOT / 'tests/small_run.py'}",
+            f"--config={config}",
             f"--workdir={folder}",
             f"--config.train.steps={steps}",
             "--config.log.held_out_every=1000",

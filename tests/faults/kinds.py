@@ -5,8 +5,10 @@ from tests.faults.damage import damage, of_source
 from tests.faults.losses import rate, spoiled
 from tests.faults.moments import (
     at_a_moment,
+    chain,
     device,
     frozen,
+    local,
     on_a_small_disk,
     permission,
     read_only,
@@ -25,11 +27,13 @@ KINDS = {
     "train": {
         **EVERYWHERE,
         **dict.fromkeys(("back", "forth", "power+term", "kill+kill+kill"), at_a_moment),
+        "chain": chain,
+        "local": local,
         "tmpfs": on_a_small_disk,
         **dict.fromkeys(DAMAGES, damage),
         **dict.fromkeys(("worker", "frozen"), frozen),
-        **{"second": second, "peer": peer, "code": code, "base": base},
-        **{"nan": spoiled, "outlier": spoiled, "rate": rate},
+        **{"second": second, "peer": peer, "local peer": peer, "code": code, "base": base},
+        **{"nan": spoiled, "outlier": spoiled, "skip": spoiled, "rate": rate},
     },
     "export": {**EVERYWHERE, "readonly": read_only, **SOURCES},
     "prepare": {

@@ -8,6 +8,20 @@ from pathlib import Path
 
 from tests.faults.commands import LIMIT, Command, finish, power_cut, run, start, training
 
+LONG, FAULTS = 48, 6  # steps of a run that has so many faults, one after the other
+CHAINED = (
+    "kill",
+    "kill",
+    "power",
+    "power",
+    "term",
+    "int",
+    "term2",
+    "int2",
+    "full",
+    "back",
+    "forth",
+)
 SIZE = 96 * 2**20  # bytes of a file system of its own
 
 
@@ -30,6 +44,35 @@ def at_a_moment(rounds, command: Command, kind: str, place: Path) -> tuple[str, 
         if number + 1 < len(parts) and (problem := first.problem()):
             return "; ".join(where), problem.split(" ")[0].rstrip(":"), problem
     return "; ".join(where), *rounds.again(command, folder, place, first)
+
+
+def chain(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
+    """Many faults, one after the other, of a longer run: it is started again after each."""
+    longer = training(name="long", steps=LONG)
+    parts = [str(part) for part in rounds.rng.choice(CHAINED, size=FAULTS)]
+    rounds.faults = FAULTS
+    return at_a_moment(rounds, longer, "+".join(parts), place)
+
+
+def local(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
+    """A run that saves every second step on a local disk and never elsewhere is killed twice."""
+    saves = training(
+        "--config.checkpoint.every_steps=1000",
+        f"--config.checkpoint.local_folder={place / 'disk'}",
+        "--config.checkpoint.local_every=2",
+        watch=str(place),
+    )
+    rounds.faults, where = 2, []
+    for _ in range(2):
+        at = int(rounds.rng.integers(1, 60))
+        first = run(saves, place / "train", place / "log", at=at, do="kill")
+        where.append(f"kill at event {at}")
+        if first.code == 0:
+            break
+    result = rounds.again(saves, place / "train", place, first)
+    if rounds.lost > 4:
+        return "; ".join(where), "wrong", f"{rounds.lost} steps were trained again"
+    return "; ".join(where), *result
 
 
 def device(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:

@@ -24,7 +24,8 @@ SHARES = {"train": 0.64, "export": 0.12, "prepare": 0.16, "evaluate": 0.08}
 class Outcome:
     """A round. result: identical, refused (by name, and then mended as it says), untried (this
     machine cannot), wrong, hang, orphan, hands (it did not end well by itself), or exit (a code
-    without its reason). lost: steps that were trained again, at most."""
+    without its reason). lost: steps that were trained again, at most.
+    faults: how many there were, one after the other."""
 
     command: str
     kind: str
@@ -33,6 +34,7 @@ class Outcome:
     said: str
     seconds: float
     lost: int = 0
+    faults: int = 1
 
 
 class Rounds:
@@ -40,7 +42,7 @@ class Rounds:
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.rng = folder, np.random.default_rng(seed)
-        self.number, self.lost = 0, 0
+        self.number, self.lost, self.faults = 0, 0, 1
         self.events: dict[str, int] = {}
         self.want: dict[str, object] = {}
         self._others: dict[str, Command] = {}
@@ -93,7 +95,7 @@ class Rounds:
         name = name or str(self.rng.choice(list(SHARES), p=list(SHARES.values())))
         kind = kind or str(self.rng.choice(list(KINDS[name])))
         command = self.command(name)
-        self.number, self.lost = self.number + 1, 0
+        self.number, self.lost, self.faults = self.number + 1, 0, kind.count("+") + 1
         place = self.folder / f"round-{self.number}"
         place.mkdir()
         began = time.monotonic()
@@ -105,7 +107,7 @@ class Rounds:
                     subprocess.run(["umount", "-l", str(disk)], check=False)
             shutil.rmtree(place, ignore_errors=True)
         seconds = round(time.monotonic() - began, 1)
-        return Outcome(name, kind, where, result, said[:300], seconds, self.lost)
+        return Outcome(name, kind, where, result, said[:300], seconds, self.lost, self.faults)
 
     def again(
         self, command: Command, folder: Path, place: Path, first: Ended | None, **options

@@ -41,8 +41,15 @@ def test_parts_and_missing_files(folder):
 
 
 def test_folders_of_others_pass(folder):
-    for value in ({}, [], {"config": {}}):
+    for value in ({}, {"config": {}}):
         write_json(folder / "onediff_jax.json", value)
         check_hashes(folder)
     (folder / "onediff_jax.json").unlink()
     check_hashes(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"files": {"a'])
+def test_a_damaged_record_is_not_taken_for_none(folder, content):
+    (folder / "onediff_jax.json").write_text(content)
+    with pytest.raises(PretrainedError, match=r"onediff_jax\.json .*; export again"):
+        check_hashes(folder)

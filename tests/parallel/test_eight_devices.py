@@ -1,5 +1,5 @@
 """Eight simulated devices train like one: fully sharded; with tensor parallelism on two slices and
-the average in the memory of the host; with tokens split.
+the average in the memory of the host; with tokens split. What one mesh saved another restores.
 """
 
 import json
@@ -40,9 +40,19 @@ CHANGES = (
 CODE = """
 import sys
 import jax
+from onediff_jax.run.checkpoint import Checkpoints
+from onediff_jax.run.local_saves import LocalSaveError, LocalSaves
 from onediff_jax.run.loop import train
 from tests.experiments import shrunken
 assert jax.device_count() == 8
+states = []
+def same(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.sharding == b.sharding and (jax.device_get(a) == jax.device_get(b)).all()
+def on(state, other):
+    return jax.tree.map(
+        lambda a, b: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=b.sharding), state, other
+    )
 for number, changes in enumerate({changes}):
     state = train(shrunken(**{config}, **changes), f"{{sys.argv[1]}}/{{number}}")
     parts = state.params["layers"]["feed_forward"]["w1"]["kernel"].sharding.spec
@@ -51,8 +61,27 @@ for number, changes in enumerate({changes}):
     assert memory == {{"pinned_host" if "ema__offload" in changes else "device"}}, memory
     if "ema__offload" in changes:  # it is restored to where it was
         again = train(shrunken(**{config}, **changes), f"{{sys.argv[1]}}/{{number}}")
-        for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(again.ema), strict=True):
-            assert a.sharding == b.sharding and (jax.device_get(a) == jax.device_get(b)).all()
+        same(state.ema, again.ema)
+    states.append(state)
+# On another mesh than it was saved on: the same numbers, which the checksums fit.
+first, second, third = states
+checkpoints = Checkpoints(f"{{sys.argv[1]}}/0")
+_, restored, _ = checkpoints.restore(on(first, third), strict=True)
+checkpoints.close()
+same(restored, jax.tree.map(lambda a, b: jax.device_put(a, b.sharding), first, third))
+# On local disks each process saves the parts that it has, and takes them back as they were.
+saves = LocalSaves(f"{{sys.argv[1]}}/local", "run")
+saves.save(3, second, {{"batches": 3}})
+saves.wait()
+loaded, data = saves.load(3, on(second, second))
+same(loaded, second)
+assert data == {{"batches": 3}}
+try:
+    saves.load(3, on(second, first))
+except LocalSaveError as error:
+    assert "lies on other devices than it did" in str(error), error
+else:
+    raise AssertionError("loaded on another mesh")
 """
 
 

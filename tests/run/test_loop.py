@@ -244,6 +244,10 @@ def test_going_back_without_the_example_behind_a_spike(tmp_path, monkeypatch):
     assert data["left_out"] == [example["example"]]
     steps = [json.loads(text)["step"] for text in (tmp_path / "metrics.jsonl").open()]
     assert steps == [4, 8, 12, 16, 20, 24, 28, 30, 30]
+    # A start after that knows what was left out: the same bits again.
+    shutil.rmtree(tmp_path / "checkpoints" / "30")
+    again = train(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ from onediff_jax.experiment.build import make_experiment
 from onediff_jax.flow.times import sample_sigmas
 from onediff_jax.run.optimizer import at_step, make_optimizer
 from onediff_jax.run.state import new_state
-from onediff_jax.run.train_step import flow_loss, make_eval_step, make_train_step, ray_frames
+from onediff_jax.run.train_step import (
+    flow_loss,
+    make_eval_step,
+    make_train_step,
+    ray_frames,
+    token_weights,
+)
 from tests.experiments import batches, experiment, random_params, shrunken
 
 KEY = jax.random.key(3)
@@ -235,3 +241,11 @@ def test_sums_per_slot():
         want = np.zeros(len(TASK_NAMES))
         np.add.at(want, row["task"], found[of_slot])
         np.testing.assert_allclose(found[of_task], want, rtol=1e-5)
+
+
+def test_tokens_count_in_the_loss_what_their_weights_say():
+    batch = batches()[0]
+    plain = token_weights(batch, experiment())
+    half = jnp.where(jnp.arange(plain.shape[-1]) % 2 == 0, 0.5, 0.0)
+    weighted = {**batch, "weights": jnp.broadcast_to(half, plain.shape)}
+    np.testing.assert_array_equal(token_weights(weighted, experiment()), plain * half)

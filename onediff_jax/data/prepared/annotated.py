@@ -145,7 +145,11 @@ class AnnotatedSource:
 def _plain(example: RawExample) -> RawExample:
     """The target and its captions alone."""
     return RawExample(
-        example.key, "text2image", example.images[:1], example.captions[:1], group=example.group
+        *(example.key, "text2image", example.images[:1], example.captions[:1]),
+        group=example.group,
+        mask=example.mask,
+        repeats=example.repeats,
+        is_reg=example.is_reg,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from onediff_jax.data.bundle import Bundle
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import Mixture
+from onediff_jax.data.prepared.augment import cropped_size
 from onediff_jax.data.prepared.reader import (
     Decoding,
     PreparedExamples,
@@ -35,6 +36,9 @@ class PreparedData:
       codec: encodes stored pixels.
       cached_text: whether the cached embeddings are used; otherwise the captions are.
       tasks: the built-in tasks, and those that the folders define.
+      prior_weight, flip_share: see Decoding.
+      online: see Decoding.
+      random_crop: text2image's pictures may be larger than their slot, and are cropped to it.
     """
 
     folders: tuple[tuple[PreparedFolder, float], ...]
@@ -43,22 +47,56 @@ class PreparedData:
     codec: Any
     cached_text: bool
     tasks: TaskSet = BUILT_IN
+    prior_weight: float = 1.0
+    flip_share: float = 0.0
+    random_crop: bool = False
+    online: bool = False
+
+    def __post_init__(self):
+        for field, asked in (("flip_share", self.flip_share), ("random_crop", self.random_crop)):
+            for folder, _ in self.folders:
+                if asked and folder.pictures["kind"] != "pixels":
+                    raise ValueError(
+                        f"data.{field}={asked} needs pixels, and {folder.path} holds latents: "
+                        "prepare it with --encoder=light"
+                    )
+
+    @property
+    def weighted(self) -> bool:
+        """Whether some token counts less than others in the loss."""
+        return any(
+            folder.loss.get("masked") or (folder.loss.get("is_reg") and self.prior_weight != 1)
+            for folder, _ in self.folders
+        )
 
     def split(self, held_out: bool) -> str:
         return self.evaluate_on if held_out else "train"
 
-    def decoding(self, folder: PreparedFolder, task: str) -> Decoding:
-        """How the records of a task are read for these rows."""
+    def decoding(self, folder: PreparedFolder, task: str, *, augment: bool = False) -> Decoding:
+        """How the records of a task are read for these rows; `augment` as in Decoding."""
         room = min(s.frames for s in self.slots(task))
         scaling = folder.pictures.get("scaling_factor")
-        return Decoding(self.codec, scaling, room, self.cached_text, self.tasks)
+        return Decoding(
+            *(self.codec, scaling, room, self.cached_text, self.tasks),
+            prior_weight=self.prior_weight,
+            crop_tokens=self._crop_tokens(task),
+            flip_share=self.flip_share,
+            augment=augment,
+            online=self.online,
+        )
+
+    def _crop_tokens(self, task: str) -> int | None:
+        """Tokens that pictures of a task are cropped to; None where they are not."""
+        if not self.random_crop or self.tasks.task(task).group != "t2i":
+            return None
+        return min((slot.tokens for slot in self.slots(task)), default=None)
 
     def examples(self, task: str, *, held_out: bool) -> Mixture:
         """The examples of every folder that has the task, in the proportion of the weights."""
         return Mixture(
             tuple(
-                (PreparedExamples(records, self.decoding(folder, task)), weight)
-                for folder, records, weight in self._records(task, self.split(held_out))
+                (PreparedExamples(records, self.decoding(folder, task, augment=not held_out)), w)
+                for folder, records, w in self._records(task, self.split(held_out))
             )
         )
 
@@ -73,7 +111,12 @@ class PreparedData:
 
     def sizes(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """Task group → (height, width) in pixels of its pictures."""
-        return sizes_of(self.folders)
+        sizes = sizes_of(self.folders)
+        room = [slot.tokens for slot in self.layout.slots if slot.group == "t2i"]
+        if self.random_crop and room and "t2i" in sizes:
+            cropped = (cropped_size(size, min(room)) for size in sizes["t2i"])
+            sizes["t2i"] = tuple(dict.fromkeys(cropped))
+        return sizes
 
     def fields(self) -> list[list[Any]]:
         """What determines the content: the hash and weight of every folder, wherever it lies."""
@@ -123,7 +166,7 @@ class PreparedData:
             return  # make_experiment says which slot it needs
         room = min(slot.tokens for slot in slots)
         tokens = max(h * w // _UNIT**2 for h, w in map(_parse, facts["sizes"]))
-        if tokens > room:
+        if tokens > room and not self._crop_tokens(task.name):
             raise ValueError(
                 f"{folder.path} has pictures of {tokens} tokens for {task.name}, but the slots of "
                 f"group {task.group!r} in rows hold {room}; prepare it with --tokens={room}"

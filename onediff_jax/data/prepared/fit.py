@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onediff_jax.data.buckets import ASPECTS, bucket_size, nearest_aspect
+from onediff_jax.data.prepared.augment import LATENT
 from onediff_jax.data.prepared.record import Record
 from onediff_jax.data.sources.base import RawExample, rng_for
 from onediff_jax.tasks.cameras import Cameras
@@ -97,7 +98,27 @@ class Fitting:
             group=example.group,
             cameras=cameras,
             extras=extras,
+            mask=_mask(example.mask, boxes[0], size),
+            repeats=example.repeats,
+            is_reg=example.is_reg,
         )
+
+
+def _mask(
+    mask: np.ndarray | None, box: Sequence[float], size: tuple[int, int]
+) -> np.ndarray | None:
+    """The mask of a picture's loss per latent, (H/8, W/8) uint8: the share of it that counts.
+
+    Raises ValueError where nothing is left of it in the box.
+    """
+    if mask is None:
+        return None
+    fitted = resize(np.repeat(mask[..., None], 3, -1), box, size)[..., 0]
+    height, width = size[0] // LATENT, size[1] // LATENT
+    means = fitted.reshape(height, LATENT, width, LATENT).mean((1, 3))
+    if not means.any():
+        raise ValueError("the mask leaves nothing of the picture")
+    return np.rint(means).astype(np.uint8)
 
 
 def _derived(task: Task, frames: tuple[np.ndarray | None, ...], key: str) -> tuple:

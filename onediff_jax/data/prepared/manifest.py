@@ -15,6 +15,7 @@ no machine's names: the same data, prepared again in any way, gives the same fil
     sizes           WIDTHxHEIGHT → records
     held_out        the share that was held out: the plan's, or what spares one (split.py)
     records, bytes, enlarged, merged, bad, not_read     counts
+    loss            of records, how many are "masked", "is_reg", "repeated"; where there are such
     files, index    every file with its bytes and SHA-256, its counts, and whether each record of
                     it stands alone with one picture, which decides its side of the split
     inputs_sha256   of everything that was read
@@ -52,33 +53,39 @@ class PreparedError(ValueError):
 def begin(folder: Path, fields: dict[str, Any]) -> None:
     """Claims a folder for a preparation; one that was started with the same fields goes on.
 
-    A plan that does not parse any more, or is empty, is written again: every part knows the plan
-    that made it.
+    A plan that does not parse any more, is empty or gone, is written again: the manifest of a
+    folder that was finished holds a copy, and every part knows the plan that made it.
 
     Raises PreparedError when the folder holds something else, or another preparation: the fields
     that differ are named.
     """
     file = folder / PLAN_FILE
-    if file.exists():
-        try:
-            old = read_json(file)
-        except FileError:
-            old = None
-        if not isinstance(old, dict) or "format_version" not in old:
-            write_json(file, fields, indent=1)
-            return
-        differ = _differences(old, fields)
-        if differ:
-            raise PreparedError(
-                f"{folder} holds another preparation, says its {PLAN_FILE}:\n  "
-                + "\n  ".join(map(_say_difference, differ))
-                + "\nChoose another --out, or remove this one."
-            )
-        return
-    foreign = [p.name for p in folder.iterdir() if p.name != ".lock"] if folder.exists() else []
-    if foreign:
-        raise PreparedError(f"{folder} is not empty: {sorted(foreign)[:5]}; choose another --out")
-    write_json(file, fields, indent=1)
+    found = _plan_of(file)
+    old = found or _plan_of(folder / FILE, "plan")
+    there = sorted(p.name for p in folder.iterdir() if p.name != ".lock") if folder.exists() else []
+    if old is None and there and PLAN_FILE not in there:
+        raise PreparedError(
+            f"{folder} is not empty: {there[:5]}, and has no {PLAN_FILE}; choose another --out"
+        )
+    if differ := _differences(old, fields) if old else []:
+        raise PreparedError(
+            f"{folder} holds another preparation, says its {PLAN_FILE if found else FILE}:\n  "
+            + "\n  ".join(map(_say_difference, differ))
+            + "\nChoose another --out, or remove this one."
+        )
+    if not found:
+        write_json(file, fields, indent=1)
+
+
+def _plan_of(file: Path, *parts: str) -> dict[str, Any] | None:
+    """The plan that a file holds, below these names; None where it cannot be read."""
+    try:
+        value = read_json(file)
+        for part in parts:
+            value = value[part]
+        return value if "format_version" in value else None
+    except (FileError, KeyError, TypeError):
+        return None
 
 
 def parts_left(
@@ -150,6 +157,8 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
         "files": files,
         "empty_text": empty_text,
     }
+    if loss := _loss(files):
+        manifest["loss"] = loss
     manifest["sha256"] = content_hash(manifest)
     manifest["checksum"] = text_hash(manifest)
     write_json(folder / FILE, manifest, indent=1)
@@ -192,6 +201,12 @@ def _count(files: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         task["frames"] = [min(low, task["frames"][0]), max(high, task["frames"][1])]
         task["sizes"] = sorted({*task["sizes"], *file["sizes"]})
     return tasks
+
+
+def _loss(files: list[dict[str, Any]]) -> dict[str, int]:
+    """How many records have a mask, a prior's weight, or are repeated; what none has is left."""
+    counts = {n: sum(file.get(n, 0) for file in files) for n in ("masked", "is_reg", "repeated")}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _groups(tasks: dict[str, dict[str, Any]], definitions: TaskSet) -> dict[str, dict[str, int]]:

@@ -21,6 +21,7 @@ from scipy import special
 
 from onediff_jax.data.bundle import Bundle, Encoded
 from onediff_jax.data.codec import PictureCodec
+from onediff_jax.data.prepared.augment import cropped, may_mirror, mirrored
 from onediff_jax.data.prepared.manifest import FILE, PreparedError, read_index, read_manifest
 from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
 from onediff_jax.tasks import cameras as ray_maps
@@ -87,7 +88,25 @@ class PreparedFolder:
         for facts in files:
             left_out.append(begin + self._left_out.get(facts["file"], np.zeros(0, np.int64)))
             begin += facts["records"]
-        return Records(self.path, files, np.concatenate(left_out) if left_out else None)
+        gone = np.concatenate(left_out) if left_out else None
+        repeats = None
+        if split == "train" and any(facts.get("repeated") for facts in files):
+            repeats = np.concatenate([self._repeats[facts["file"]] for facts in files])
+        return Records(self.path, files, gone, repeats)
+
+    @functools.cached_property
+    def _repeats(self) -> dict[str, np.ndarray]:
+        """File → how often each of its records is in a pass."""
+        found = {f["file"]: np.ones(f["records"], np.int64) for f in self.manifest["files"]}
+        for line in self.index():
+            if "repeats" in line:
+                found[line["file"]][line["position"]] = line["repeats"]
+        return found
+
+    @property
+    def loss(self) -> dict[str, int]:
+        """How many records are "masked", "is_reg", "repeated"; without those that are none."""
+        return self.manifest.get("loss", {})
 
     @property
     def split_rule(self) -> tuple[Any, ...]:
@@ -123,32 +142,44 @@ class PreparedFolder:
 
 class Records:
     """A sequence of records over many files; thread-safe, and a copy in another process opens its
-    own files. `left_out` are the sorted numbers of records that are not part of it.
+    own files. `left_out` are the sorted numbers of records that are not part of it; `repeats` says
+    how often each record (of all) comes, one time after the other.
 
     Raises PreparedError when a file is missing or damaged, naming it.
     """
 
     def __init__(
-        self, folder: Path, files: list[dict[str, Any]], left_out: np.ndarray | None = None
+        self,
+        folder: Path,
+        files: list[dict[str, Any]],
+        left_out: np.ndarray | None = None,
+        repeats: np.ndarray | None = None,
     ):
         self._folder, self._files = folder, files
         self._left_out = np.zeros(0, np.int64) if left_out is None else left_out
         # Before record n of those that stay there are so many that do not.
         self._gaps = self._left_out - np.arange(len(self._left_out))
+        self._repeats = repeats
+        if repeats is not None:
+            self._until = np.cumsum(np.delete(repeats, self._left_out))
         self._ends = list(itertools.accumulate(file["records"] for file in files))
         self._readers: collections.OrderedDict[int, ArrayRecordReader] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self):
-        return Records, (self._folder, self._files, self._left_out)
+        return Records, (self._folder, self._files, self._left_out, self._repeats)
 
     def __len__(self) -> int:
+        if self._repeats is not None:
+            return int(self._until[-1]) if len(self._until) else 0
         return (self._ends[-1] if self._ends else 0) - len(self._left_out)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
+        if self._repeats is not None:
+            index = int(np.searchsorted(self._until, index, side="right"))
         index += int(np.searchsorted(self._gaps, index, side="right"))
         number = bisect.bisect_right(self._ends, index)
         position = index - (self._ends[number - 1] if number else 0)
@@ -184,6 +215,16 @@ def _normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.take(_QUANTILES, bits).reshape(shape)
 
 
+def sample_posterior(moments: np.ndarray, scaling: float, rng: np.random.Generator) -> np.ndarray:
+    """scaling · z, (h, w, c) float32, of float16 (h, w, 2·c) mean and log-variance."""
+    bits, half = moments.view(np.uint16), moments.shape[-1] // 2
+    z = np.take(_DEVIATIONS, bits[..., half:])
+    z *= _normal(z.shape, rng)
+    z += np.take(_VALUES, bits[..., :half])
+    z *= np.float32(scaling)
+    return z
+
+
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """From what a record stores to what training sees.
@@ -194,6 +235,11 @@ class Decoding:
       max_frames: room in a slot; longer identity and multiview examples lose frames at random.
       cached_text: use the cached embeddings; their prompts name every picture, so none is lost.
       tasks: where the records' tasks are looked up.
+      prior_weight: of the loss of examples that are is_reg.
+      crop_tokens: a larger picture of text2image is cropped to so many tokens; None: none is.
+      flip_share: probability that an example that allows it is mirrored.
+      augment: crops are drawn and examples mirrored; otherwise crops are of the middle.
+      online: stored pixels stay pixels, which are encoded later, many at a time.
     """
 
     codec: PictureCodec
@@ -201,17 +247,18 @@ class Decoding:
     max_frames: int
     cached_text: bool = False
     tasks: TaskSet = BUILT_IN
+    prior_weight: float = 1.0
+    crop_tokens: int | None = None
+    flip_share: float = 0.0
+    augment: bool = False
+    online: bool = False
 
     def latents(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(h, w, c) float32 of a stored frame; a posterior is sampled."""
         if frame.dtype == np.uint8:
             return self.codec.encode(frame)
-        bits, half = frame.view(np.uint16), frame.shape[-1] // 2
-        z = np.take(_DEVIATIONS, bits[..., half:])
-        z *= _normal(z.shape, rng)
-        z += np.take(_VALUES, bits[..., :half])
-        z *= np.float32(self.scaling)
-        return z
+        assert self.scaling is not None  # folders of posteriors say it
+        return sample_posterior(frame, self.scaling, rng)
 
     def latent_size(self, frame: np.ndarray) -> tuple[int, int]:
         """(h, w) in latents of a stored frame."""
@@ -229,8 +276,21 @@ class Stored:
     def draw(self, rng: np.random.Generator) -> Encoded:
         """One of the examples that the record stands for."""
         record, text = self._chosen(rng)
-        frames = [self.decoding.latents(frame, rng) for frame in record.frames]
-        return Encoded(record.task, text[0], self._with_rays(record, frames), text[1])
+        decoding = self.decoding
+        if decoding.augment and decoding.flip_share:
+            drawn = rng.random()
+            if drawn < decoding.flip_share and may_mirror(record, text[0], decoding.tasks):
+                record = mirrored(record)
+        frames, noise = list(record.frames), 0
+        if decoding.online:
+            noise = int(rng.integers(2**32))
+        else:
+            frames = [decoding.latents(frame, rng) for frame in frames]
+        weight = decoding.prior_weight if record.is_reg else 1.0
+        aligned = decoding.tasks.task(record.task).group == "i2i"
+        masked = len(frames) if aligned else 1
+        frames = self._with_rays(record, frames)
+        return Encoded(record.task, text[0], frames, text[1], weight, record.mask, masked, noise)
 
     def bundle(self, rng: np.random.Generator) -> Bundle:
         """The same as `draw`, with stored pixels as pictures."""
@@ -246,7 +306,9 @@ class Stored:
         return Bundle(record.task, text[0], frames, truth, text[1])
 
     def _chosen(self, rng) -> tuple[Record, tuple[str, np.ndarray | None]]:
-        record = self._views(rng)
+        record, decoding = self._views(rng), self.decoding
+        if decoding.crop_tokens:
+            record = cropped(record, decoding.crop_tokens, rng if decoding.augment else None)
         if self.decoding.cached_text:
             number = int(rng.integers(len(record.texts)))
             prompt = prompt_choices(record, self.decoding.tasks)[number]

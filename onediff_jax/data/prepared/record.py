@@ -2,6 +2,9 @@
 
     b"ODR1" · header length (uint32, little endian) · header (ASCII JSON) · arrays, C order
 
+"ODR2" begins a record whose header has "loss" too: mask (whether the last array is one), repeats,
+is_reg.
+
 The header lists dtype and shape of each array, in their order. Any language can read it, the bytes
 depend on the content alone, and reading copies nothing.
 """
@@ -21,6 +24,7 @@ from onediff_jax.tasks.cameras import Cameras
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 _MAGIC = b"ODR1"
+_LOSS_MAGIC = b"ODR2"  # with something to say of its loss, which older readers would miss
 _DTYPES = {"uint8": np.uint8, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _CAMERA_FIELDS = ("R", "T", "focal", "principal")
 
@@ -43,6 +47,8 @@ class Record:
       regions, item, cameras, group: see RawExample; the cameras fit the stored pictures.
       texts: embeddings (l, d) bfloat16 of `prompt_choices`, real tokens only; empty when the text
         encoder runs in training.
+      mask: (H/8, W/8) uint8, how much of each latent counts in the loss: 255 all; None: all of all.
+      repeats, is_reg: see RawExample.
       extras: further JSON values: the depth normalisation, what the source kept.
       pictures: split.picture_keys of the example; none in folders of versions before 5.
       split_by: what decides the side of an example that stands alone: the first of them.
@@ -60,6 +66,9 @@ class Record:
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     split_by: str | None = None
     pictures: tuple[str, ...] = ()
+    mask: np.ndarray | None = None
+    repeats: int = 1
+    is_reg: bool = False
 
     @property
     def split_key(self) -> str:
@@ -101,7 +110,8 @@ def to_bytes(record: Record) -> bytes:
 
     Raises ValueError for an array that is not uint8, float16 or bfloat16.
     """
-    arrays = [np.ascontiguousarray(a) for a in (*record.frames, *record.texts)]
+    masks = () if record.mask is None else (record.mask,)
+    arrays = [np.ascontiguousarray(a) for a in (*record.frames, *record.texts, *masks)]
     for array in arrays:
         if array.dtype.name not in _DTYPES:
             raise ValueError(f"{record.key}: {array.dtype} is not one of {list(_DTYPES)}")
@@ -121,8 +131,13 @@ def to_bytes(record: Record) -> bytes:
     }
     if record.cameras is not None:
         header["cameras"] = {f: getattr(record.cameras, f).tolist() for f in _CAMERA_FIELDS}
+    loss = bool(masks) or record.repeats > 1 or record.is_reg
+    if loss:
+        said = {"mask": bool(masks), "repeats": record.repeats, "is_reg": record.is_reg}
+        header["loss"] = said
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    return b"".join([_MAGIC, struct.pack("<I", len(text)), text, *(a.tobytes() for a in arrays)])
+    magic = _LOSS_MAGIC if loss else _MAGIC
+    return b"".join([magic, struct.pack("<I", len(text)), text, *(a.tobytes() for a in arrays)])
 
 
 def from_bytes(data: bytes) -> Record:
@@ -130,7 +145,7 @@ def from_bytes(data: bytes) -> Record:
 
     Raises RecordError when the bytes are not exactly one record.
     """
-    if data[:4] != _MAGIC or len(data) < 8:
+    if data[:4] not in (_MAGIC, _LOSS_MAGIC) or len(data) < 8:
         raise RecordError(f"{len(data)} bytes that do not start with {_MAGIC!r}")
     start = 8 + struct.unpack_from("<I", data, 4)[0]
     try:
@@ -142,7 +157,8 @@ def from_bytes(data: bytes) -> Record:
             start += count * dtype.itemsize
         if start != len(data):
             raise RecordError(f"record {header['key']!r} has {len(data) - start} bytes too many")
-        cameras = header["cameras"]
+        cameras, loss = header["cameras"], header.get("loss", {})
+        masks = [arrays.pop()] if loss.get("mask") else [None]
         return Record(
             key=header["key"],
             task=header["task"],
@@ -156,6 +172,9 @@ def from_bytes(data: bytes) -> Record:
             extras=header["extras"],
             split_by=header.get("split_by"),
             pictures=tuple(header.get("pictures", ())),
+            mask=masks[0],
+            repeats=loss.get("repeats", 1),
+            is_reg=loss.get("is_reg", False),
         )
     except RecordError:
         raise

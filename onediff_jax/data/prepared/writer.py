@@ -245,6 +245,8 @@ class _Files:
         pictures = [place_of(key) for key in record.pictures]
         line = {"key": record.key, "file": file, "position": facts["records"], "place": place}
         line["pictures"] = pictures
+        if record.repeats > 1:
+            line["repeats"] = record.repeats
         self._index.write(json.dumps(line) + "\n")
         self._open[file].write(to_bytes(record))
         low, high = facts["frames"]
@@ -253,6 +255,13 @@ class _Files:
         facts["sizes"][counts["size"]] = facts["sizes"].get(counts["size"], 0) + 1
         facts["enlarged"] += counts["enlarged"]
         facts["alone"] &= pictures == [place]
+        for name, has in (
+            ("masked", record.mask is not None),
+            ("is_reg", record.is_reg),
+            ("repeated", record.repeats > 1),
+        ):
+            if has:
+                facts[name] = facts.get(name, 0) + 1
 
     def finish(self) -> tuple[list[dict], dict]:
         """Closes, hashes and renames all files; returns what is known of each, and of the index."""

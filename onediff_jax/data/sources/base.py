@@ -56,6 +56,10 @@ class RawExample:
       group: what it belongs to (a scene, a subject): examples of one group go to the same side of
         a split into training and held-out data. None: it stands alone.
       extras: anything else worth keeping; plain values that JSON can hold.
+      mask: (H, W) uint8 of the target, 255 where it counts in the loss, 0 where not; None: all.
+      repeats: how often it is trained on while others are once.
+      is_reg: whether it only keeps what the network knows: the loss of it has the weight
+        data.prior_weight.
       own: the task, where it is one of one's own; None: the built-in one of that name.
 
     Raises:
@@ -72,6 +76,9 @@ class RawExample:
     depth_norm: dict[str, Any] | None = None
     group: str | None = None
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mask: np.ndarray | None = None
+    repeats: int = 1
+    is_reg: bool = False
     own: Task | None = None
 
     @property
@@ -108,6 +115,10 @@ class RawExample:
         if self.cameras is not None and len(self.cameras) != len(self.images):
             raise ValueError(
                 f"{self.key}: {len(self.cameras)} cameras for {len(self.images)} images"
+            )
+        if self.mask is not None and self.mask.shape != self.images[0].shape[:2]:
+            raise ValueError(
+                f"{self.key}: a mask {self.mask.shape} for a picture {self.images[0].shape[:2]}"
             )
         for index, image in enumerate(self.images):
             if image is None and index and self.own is not None:

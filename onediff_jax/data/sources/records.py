@@ -37,7 +37,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "item": ("item", "subject"),
     "regions": ("regions",),
     "group": ("group",),
+    "mask_path": ("mask_path",),
+    "repeats": ("repeats", "num_repeats"),
+    "is_reg": ("is_reg",),
 }
+_MOST_REPEATS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +112,7 @@ class RecordReader:
         """The fields that may hold a role."""
         if role not in NAMES:
             return (role,)
-        chosen = None if role == "regions" else getattr(self, role)
+        chosen = getattr(self, role, None)
         if chosen is not None:
             return (chosen,)
         frames = self.definition.frames
@@ -164,6 +168,7 @@ class RecordReader:
             raise BadData("missing_field", "the caption is empty")
         parts: dict[str, Any] = {"extras": self._kept(row), "group": self._group(row)}
         target = self._picture(load, self.get(row, "image"), "image")
+        parts |= self._loss(row, load, target.shape[:2])
         if self.own:
             return self._own_task(key, target, captions, row, load, parts)
         if self.definition.group == "t2i":
@@ -222,6 +227,27 @@ class RecordReader:
             raise BadData("bad_metadata", f"keep={list(kept)}: {error}") from None
         return kept
 
+    def _loss(self, row, load, shape: tuple[int, int]) -> dict[str, Any]:
+        """What a row says of how it is trained on: RawExample's mask, repeats and is_reg."""
+        parts: dict[str, Any] = {}
+        if path := self.get(row, "mask_path"):
+            mask = self._picture(load, path, "mask_path")
+            if mask.shape[:2] != shape:
+                raise BadData("size_mismatch", f"mask_path: {mask.shape[:2]}, the picture {shape}")
+            parts["mask"] = mask.max(-1)
+        repeats = _number(self.get(row, "repeats"))
+        if repeats is not None:
+            if not isinstance(repeats, int) or not 1 <= repeats <= _MOST_REPEATS:
+                raise BadData("bad_metadata", f"repeats={repeats!r} must be in 1..{_MOST_REPEATS}")
+            parts["repeats"] = repeats
+        is_reg = self.get(row, "is_reg")
+        if is_reg is not None:
+            said = {"true": True, "1": True, "false": False, "0": False, "": False}
+            if str(is_reg).lower() not in said:
+                raise BadData("bad_metadata", f"is_reg={is_reg!r} must be true or false")
+            parts["is_reg"] = said[str(is_reg).lower()]
+        return parts
+
     def _group(self, row) -> str | None:
         value = self.get(row, "group")
         if isinstance(value, int):
@@ -256,6 +282,16 @@ class RecordReader:
             return self.images.decode(load(value))
         except BadData as error:
             raise BadData(error.reason, f"{what}: {error.detail}") from None
+
+
+def _number(value: Any) -> Any:
+    """The integer that a cell of a CSV holds; other values as they are, an empty cell as None."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        value = value.strip()
+        return int(value) if value.isdecimal() else value or None
+    return value
 
 
 def _looks_like_picture(value: Any) -> bool:

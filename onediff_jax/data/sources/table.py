@@ -37,6 +37,7 @@ __all__ = ["SUFFIXES", "TableSource", "iterate_rows"]
 
 # Roles that must agree for the captions of two rows to be those of one picture.
 _SAME = ("image", "source", "source_caption", "item", "regions", "group")
+_SAME = (*_SAME, "mask_path", "repeats", "is_reg")
 
 
 class TableSource:
@@ -249,7 +250,7 @@ class TableSource:
         """Hashes of the files that a row may mean."""
         table = files.join(self._folder, name)
         root = files.parent(table) if self._root is None else self._root
-        for role in ("image", "source"):
+        for role in ("image", "source", "mask_path"):
             value = self._reader.get(row, role)
             for one in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(one, str | int) and "\0" not in str(one):

@@ -39,16 +39,18 @@ class HeldOutLoss:
 def held_out_loss(file: Path, step: int | None = None) -> HeldOutLoss | None:
     """The first and the last held-out losses up to `step` in a run's metrics.jsonl.
 
-    None when the file is missing or holds fewer than two such steps. Lines that are not JSON (a
+    None when the file is missing or holds fewer than two such steps. Lines that are damaged (a
     killed run's last one) are passed over; values that are not finite are left out.
     """
     if not file.exists():
         return None
     found: dict[int, dict[str, float]] = {}
-    for line in file.read_text().splitlines():
+    for line in file.read_text(errors="replace").splitlines():
         try:
             values = json.loads(line)
         except ValueError:
+            continue
+        if not isinstance(values, dict) or not isinstance(values.get("step"), int):
             continue
         losses = {
             name.removeprefix("held_out/"): float(value)

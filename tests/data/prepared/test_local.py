@@ -131,6 +131,22 @@ def test_another_plan_is_refused_by_field(tmp_path):
         prepare(other)
 
 
+@pytest.mark.parametrize("content", [None, "", "{}", "[]"])
+def test_a_plan_that_is_lost_comes_back(tmp_path, content):
+    """The manifest holds a copy of it: another preparation is refused all the same."""
+    first = prepare(tmp_path)
+    plan = tmp_path / "plan.json"
+    before = plan.read_text()
+    plan.unlink() if content is None else plan.write_text(content)
+    with pytest.raises(ValueError, match=r"says its manifest\.json:\n  tokens: 16 there, 9 now"):
+        prepare(tmp_path, make_plan(tokens=9))
+    assert prepare(tmp_path) == first and plan.read_text() == before
+    plan.unlink()
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"is not empty: .*, and has no plan\.json"):
+        prepare(tmp_path)
+
+
 def test_two_at_once_are_refused(tmp_path):
     with local.claim(tmp_path), pytest.raises(ValueError, match="in use"), local.claim(tmp_path):
         pass

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from onediff_jax.data.sources import journal, open_source
@@ -168,3 +169,22 @@ def test_a_pipe_never_blocks(files, read):
     os.mkfifo(files.path("b.png"))
     os.mkfifo(files.path("a.txt"))
     assert read("folder", files).reasons == {"a.png": "missing_file", "b.png": "missing_file"}
+
+
+def test_rows_say_how_they_are_trained_on(pictures, read):
+    pictures.write("mask.png", 255 - pictures.photo(1) // 200 * 255)
+    table = "image,caption,mask_path,repeats,is_reg\n0.png,a cat,mask.png,3,\n2.png,a dog,,,true\n"
+    pictures.write("train.csv", table)
+    first, second = read("table", pictures.path("train.csv")).good
+    assert first.mask.shape == first.images[0].shape[:2] and set(np.unique(first.mask)) <= {0, 255}
+    assert (first.repeats, first.is_reg) == (3, False)
+    assert (second.mask, second.repeats, second.is_reg) == (None, 1, True)
+    for field, why in (
+        ({"repeats": 0}, "repeats=0 must be in 1..10000"),
+        ({"repeats": "x"}, "repeats='x' must be in"),
+        ({"is_reg": "maybe"}, "is_reg='maybe' must be true or false"),
+        ({"mask_path": "none.png"}, "missing_file"),
+    ):
+        pictures.write("bad.jsonl", jsonl({"image": "0.png", "caption": "x", **field}))
+        (bad,) = read("table", pictures.path("bad.jsonl")).bad
+        assert why in f"{bad.reason}: {bad.detail}"
