@@ -73,6 +73,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.data.name = "prepared"
     c.data.folders = tuple((name, 1.0) for name in folders)  # prepared folders and their weights
     c.data.encoder = "light"  # what prepare used
+    c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "train"  # or held_out, when the folder is large enough to spare some
     c.data.prior_weight = 1.0  # of the loss of examples with is_reg
     c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true
