@@ -18,6 +18,9 @@ def get_config():
     return lora_config({base!r}, **small_run.CONFIG)
 """
 
+# How processes end that are killed, or lose another: jax's coordinator ends them by SIGABRT.
+ENDS = (0, 76, -signal.SIGKILL, -signal.SIGABRT)
+
 
 def second(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, str]:
     """The same command is started twice at a time."""
@@ -129,7 +132,7 @@ def base(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, st
     folder = place / "train"
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "checkpoints" / str(commands.STEPS))
-    (file,) = root.rglob("*.safetensors")
+    (file,) = (root / "transformer").glob("*.safetensors")
     content = file.read_bytes()
     changed = bytearray(content)
     changed[-1 - int(rounds.rng.integers(1000))] ^= 1 << int(rounds.rng.integers(8))
