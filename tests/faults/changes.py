@@ -80,7 +80,7 @@ def peer(rounds, command: Command, kind: str, place: Path) -> tuple[str, str, st
             return where, ("identical" if same else "wrong"), ends[0].said
         if not all(end.code in ENDS for end in ends):
             break
-    return where, "hands", ends[0].err[-300:]
+    return where, "hands", " / ".join(f"exit {end.code}: {end.said[-140:]}" for end in ends)
 
 
 def _told(ends: list[Ended]) -> str:
