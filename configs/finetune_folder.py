@@ -6,7 +6,8 @@
     python -m onediff_jax.main --config=configs/finetune_folder.py:prepared/mine --workdir=runs/mine
 
 Tasks (your own too: docs/own_tasks.md), rows, encoders and the kind of text are those of the
-folder; --print shows them.
+folder; --print shows them. Several folders, one per kind of data, are trained on together:
+--config=configs/finetune_folder.py:prepared/photos,prepared/depth,prepared/views
 
 A small network from scratch, with the light codec and hashed captions: minutes on a CPU teach it
 colours and layout of the pictures, and to sharpen and fill them; a GPU and more steps the rest.
@@ -30,7 +31,12 @@ SLOTS = {("t2i", 1): 2, ("i2i", 2): 3}  # by group and frames; of others 1
 
 
 def get_config(folder: str = "prepared/mine") -> ConfigDict:
-    """The complete experiment; every field can be set by --config.section.field=value."""
+    """The complete experiment; every field can be set by --config.section.field=value.
+
+    Args:
+      folder: the prepared folder, or several with commas between them.
+    """
+    folders = tuple(folder.split(","))
     c = ConfigDict()
     c.name = "finetune_folder"
     c.preset = ""
@@ -65,8 +71,9 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.name = "prepared"
-    c.data.folders = ((folder, 1.0),)  # prepared folders, each with its weight
+    c.data.folders = tuple((name, 1.0) for name in folders)  # prepared folders and their weights
     c.data.encoder = "light"  # what prepare used
+    c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "train"  # or held_out, when the folder is large enough to spare some
     c.data.prior_weight = 1.0  # of the loss of examples with is_reg
     c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true
@@ -159,7 +166,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.mesh.tensor = 1
     c.mesh.sequence = 1
     c.mesh.slices = 1  # parts of the machine joined by a slower network; replicas span them
-    _as_prepared(c, _manifest(folder))
+    _as_prepared(c, _together([_manifest(name) for name in folders]))
     return c.lock()
 
 
@@ -186,6 +193,26 @@ def _as_prepared(c: ConfigDict, manifest: dict) -> None:
     if c.text.kind == "cached":
         c.text.folder, c.text.max_length = (training["text"][k] for k in ("folder", "max_length"))
         c.model.caption_channels = manifest["plan"]["encoders"]["text"]["width"]
+
+
+def _together(manifests: list[dict]) -> dict:
+    """One manifest for several folders: their tasks, and slots that hold all their examples."""
+    found = [manifest for manifest in manifests if manifest]
+    if len(found) < 2:
+        return found[0] if found else {}
+    tasks: dict[str, dict] = {}
+    room: dict[tuple, list] = {}
+    for manifest in found:
+        for name, facts in manifest["tasks"].items():
+            counts = tasks.setdefault(name, {"train": 0, "held_out": 0})
+            for split in counts:
+                counts[split] += facts[split]
+        for group, frames, tokens in _slots(manifest.get("training") or {"groups": {}}):
+            slot = room.setdefault((group, frames if group == "i2i" else 0), [group, 0, 0])
+            slot[1:] = max(slot[1], frames), max(slot[2], tokens)
+    slots = [room[kind] for kind in sorted(room)]
+    training = {**found[0]["training"], "slots": slots} if found[0].get("training") else None
+    return {**found[0], "tasks": tasks, "training": training}
 
 
 def _slots(training: dict) -> list:

@@ -62,6 +62,7 @@ def get_config(folder: str = "prepared/identity_512") -> ConfigDict:
     # Prepared folders, each with its weight among those that have a task.
     c.data.folders = ((folder, 1.0),)
     c.data.encoder = "released"  # the autoencoder that prepare used, to show pictures
+    c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "held_out"  # or train
     c.data.prior_weight = 1.0  # of the loss of examples with is_reg
     c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true

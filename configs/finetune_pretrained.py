@@ -93,6 +93,7 @@ def _common(folder: str) -> ConfigDict:
     c.data.name = "prepared"
     c.data.folders = ((folder, 1.0),)  # each with its weight
     c.data.encoder = "released"  # folder of the autoencoder that made their latents
+    c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "held_out"  # or train
     c.data.prior_weight = 1.0  # of the loss of examples with is_reg
     c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true

@@ -113,6 +113,22 @@ def test_finetunes_follow_the_prepared_folder(file, preset, tmp_path):
         assert config.model.caption_channels == 96 and config.data.evaluate_on == "train"
 
 
+def test_several_prepared_folders(tmp_path):
+    views = {"train": 40, "held_out": 2, "frames": [2, 4], "sizes": ["80x48"]}
+    pictures = MANIFEST["tasks"] | {"multiview": views, "text2image": views}
+    slots = [["multiview", 8, 15], ["t2i", 1, 100]]
+    other = MANIFEST | {"tasks": pictures, "training": MANIFEST["training"] | {"slots": slots}}
+    for name, manifest in (("a", MANIFEST), ("b", other)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+    config = load("finetune_folder.py", f"{tmp_path}/a,{tmp_path}/b")
+    check_config(config)
+    weighted = {task for task, weight in config.data.tasks.items() if weight}
+    assert weighted == {"text2image", "depth2image", "multiview"}
+    assert config.data.folders == ((f"{tmp_path}/a", 1.0), (f"{tmp_path}/b", 1.0))
+    assert config.rows == (("i2i", 1, 3, 256), ("multiview", 1, 8, 15), ("t2i", 1, 1, 112))
+
+
 def test_a_damaged_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text('{"tasks": ')
     with pytest.raises(ValueError, match=r"manifest.json cannot be read .*: prepare the folder"):

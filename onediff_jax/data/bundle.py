@@ -37,6 +37,8 @@ class Encoded:
       weight: of its loss.
       mask: (h, w) uint8, how much of each latent counts in the loss, 255 all of it; None: all.
       masked: how many frames the mask is for, from the first on.
+      noise: of frames that are pixels still, uint8 (H, W, 3): seeds the draws from the posteriors
+        that an encoder finds for them (encoders.OnlinePictures).
     """
 
     task: str
@@ -46,6 +48,7 @@ class Encoded:
     weight: float = 1.0
     mask: np.ndarray | None = None
     masked: int = 1
+    noise: int = 0
 
     def draw(self, rng: np.random.Generator) -> "Encoded":
         """The example as it goes into one row: this one has nothing left to draw."""

@@ -11,6 +11,7 @@ from onediff_jax.data.text_hash import TextEncoder
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 
 TASK_NAMES = BUILT_IN.names
+_FACTOR = 8  # pixels per latent, along a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,10 @@ class RowPacker:
     A row is a dict of arrays, which a batch has one axis more of: tokens (c, t, p) float32,
     positions (c, t, 3) int32, token_mask (c, t) bool, generate (f,) bool, clean (s,) bool,
     task (s,) int32, its place in tasks.names, text (s, l, d) float32, text_mask (s, l) bool;
-    `weighted` also weights (c, t) float32, what each token counts in the loss.
+    `weighted` also weights (c, t) float32, what each token counts in the loss. Frames that are
+    pixels still have their tokens to come; their rows have pixels (c, t, 3·q²) uint8, of patches
+    of q pixels, grids (f, 2) int32, the rows and columns of such a frame's tokens (0: no such
+    frame), and noise (s,) uint32, see Encoded.
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class RowPacker:
         tasks: TaskSet = BUILT_IN,
         *,
         weighted: bool = False,
+        channels: int = 16,
     ):
+        self._channels = channels
         self.weighted = weighted
         self._numbers = {name: number for number, name in enumerate(tasks.names)}
         self.layout, self.text_encoder, self.patch = layout, text_encoder, patch
@@ -69,7 +75,9 @@ class RowPacker:
             if len(placed) != len(slots):
                 raise ValueError(f"{len(placed)} bundles for {len(slots)} slots")
         flat = [item for placed in rows for item in placed]
-        channels = next((p.bundle.frames[0].shape[-1] for p in flat if p), 16)
+        frames = [frame for p in flat if p for frame in p.bundle.frames]
+        latents = (f.shape[-1] for f in frames if f.dtype != np.uint8)
+        channels = next(latents, self._channels)
         grid, each = (len(rows), layout.chunks, layout.chunk), (len(rows), len(slots))
         tasks = [self._numbers[p.bundle.task] if p else 0 for p in flat]
         batch = {
@@ -82,6 +90,11 @@ class RowPacker:
         }
         if self.weighted:
             batch["weights"] = np.zeros(grid, np.float32)
+        if any(frame.dtype == np.uint8 for frame in frames):
+            batch["pixels"] = np.zeros((*grid, 3 * (_FACTOR * self.patch) ** 2), np.uint8)
+            batch["grids"] = np.zeros((len(rows), layout.frames, 2), np.int32)
+            noise = [p.bundle.noise if p else 0 for p in flat]
+            batch["noise"] = np.array(noise, np.uint32).reshape(each)
         text, mask = self._text(flat)
         batch["text"] = text.reshape(*each, *text.shape[1:])
         batch["text_mask"] = mask.reshape(*each, *mask.shape[1:])
@@ -101,15 +114,19 @@ class RowPacker:
         chunks = slice(self._first_chunk[index], self._first_chunk[index + 1])
         views = {
             name: batch[name][row, chunks].reshape(slot.frames, slot.tokens, -1)
-            for name in ("tokens", "positions", "token_mask", "weights")
+            for name in ("tokens", "positions", "token_mask", "weights", "pixels")
             if name in batch
         }
         for f, frame in enumerate(frames):
-            grid = _grid(frame.shape[0] // self.patch, frame.shape[1] // self.patch)
+            pixels = frame.dtype == np.uint8
+            patch = self.patch * (_FACTOR if pixels else 1)
+            grid = _grid(frame.shape[0] // patch, frame.shape[1] // patch)
             count = len(grid)
             if count > slot.tokens:
                 raise ValueError(f"{item.bundle.task} frame of {count} tokens: {slot}")
-            _write_tokens(frame, self.patch, views["tokens"][f, :count])
+            write_tokens(frame, patch, views["pixels" if pixels else "tokens"][f, :count])
+            if pixels:
+                batch["grids"][row, first + f] = grid[-1] + 1
             views["positions"][f, :count, 0] = f
             views["positions"][f, :count, 1:] = grid
             views["token_mask"][f, :count] = True
@@ -122,7 +139,7 @@ class RowPacker:
             return bundle.weight
         mask = bundle.mask[..., None].astype(np.float32) / 255
         tokens = np.empty((mask.size // self.patch**2, self.patch**2), np.float32)
-        _write_tokens(mask, self.patch, tokens)
+        write_tokens(mask, self.patch, tokens)
         return bundle.weight * tokens.mean(-1)
 
     def _text(self, placed: list[Placed | None]) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +161,7 @@ class RowPacker:
         return [frame_of(frames[f], h, w, self.patch) for f, (h, w) in enumerate(shapes)]
 
 
-def _write_tokens(frame: np.ndarray, patch: int, tokens: np.ndarray) -> None:
+def write_tokens(frame: np.ndarray, patch: int, tokens: np.ndarray) -> None:
     """A frame (h, w, c) into tokens (n, patch²·c), row-major."""
     h, w, c = frame.shape
     rows, columns = h // patch, w // patch

@@ -83,6 +83,15 @@ class Experiment:
             tasks=self.tasks,
         )
 
+    @functools.cached_property
+    def online_pictures(self) -> Any | None:
+        """encoders.OnlinePictures, which encodes the pixels of rows; None: rows have latents."""
+        if self.prepared is None or not self.prepared.online:
+            return None
+        from onediff_jax.experiment.encoders import OnlinePictures
+
+        return OnlinePictures(self.config.data.encoder, self.layout, dtype=self.config.model.dtype)
+
     def slots(self, task: str) -> tuple[Slot, ...]:
         """The slots that the examples of a task go into."""
         if self.prepared is not None:
@@ -115,7 +124,8 @@ class Experiment:
         config = self.config
         data, text = (_of_stream(config, section) for section in ("data", "text"))
         if self.prepared is not None:
-            data |= {"folders": self.prepared.fields(), "encoder": "as in the folders"}
+            encoder = self.codec.identity if self.prepared.online else "as in the folders"
+            data |= {"folders": self.prepared.fields(), "encoder": encoder}
         else:
             data |= {"world_version": WORLD_VERSION}
         return stream_fields(
@@ -205,6 +215,7 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         packer=RowPacker(
             *(layout, inputs.row_text, model_config.patch_size, tasks),
             weighted=inputs.prepared is not None and inputs.prepared.weighted,
+            channels=model_config.in_channels,
         ),
         sizes=inputs.sizes,
         depth=inputs.depth,

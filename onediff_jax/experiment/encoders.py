@@ -6,6 +6,7 @@ do, its `vae`, `text_encoder` and `tokenizer` are found.
 """
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from onediff_jax.data.layout import RowLayout
 from onediff_jax.data.prepared.plan import Encoders, weights_hash
+from onediff_jax.data.prepared.reader import sample_posterior
+from onediff_jax.data.rows import frame_of, write_tokens
 from onediff_jax.models.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
 from onediff_jax.models.loading import read_config
 from onediff_jax.models.t5 import T5Config, TextEncoder, load_text_encoder, load_tokenizer
 
+_PICTURES = 4  # per device, of one size, that are encoded together beside the training
 _LENGTHS = 32  # prompts are padded to a multiple of this many tokens: few programs to compile
 
 
@@ -49,12 +54,13 @@ def make_encoders(
 class PosteriorEncoder:
     """Pictures to the mean and log-variance of an autoencoder's posterior, on all local devices.
 
-    Attributes: batch, pictures per call, over all devices.
+    Attributes: batch, pictures per call, over all devices; scaling; factor, pixels per latent.
     """
 
     def __init__(self, folder: str | Path, *, batch: int, dtype: str = "float32"):
         self._folder, self._dtype = part_of(folder, "vae"), dtype
         self._model = load_autoencoder(self._folder, dtype=dtype)
+        self.scaling, self.factor = self._model.scaling_factor, self._model.config.factor
         devices = jax.local_devices()
         self.batch = batch * len(devices)
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
@@ -82,6 +88,63 @@ class PosteriorEncoder:
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """(batch, H, W, 3) uint8 → (batch, H/8, W/8, 2·c) float16: mean, then log-variance."""
         return np.asarray(self._run(self._params, pictures))
+
+
+class OnlinePictures:
+    """A frozen autoencoder beside the training: rows carry pixels, the devices of this process make
+    their posteriors, and latents are drawn from them as from stored ones.
+
+    A batch is on the host before and after: while its pictures are encoded no step runs.
+
+    Args:
+      folder: of the autoencoder.
+      layout: of the rows.
+      dtype: of the computation.
+    """
+
+    def __init__(self, folder: str | Path, layout: RowLayout, *, dtype: str):
+        self._folder, self._layout, self._dtype = folder, layout, dtype
+        counts = [slot.tokens for slot in layout.slots for _ in range(slot.frames)]
+        self._first_token = np.concatenate([[0], np.cumsum(counts)])
+
+    @functools.cached_property
+    def _encoder(self) -> PosteriorEncoder:
+        return PosteriorEncoder(self._folder, batch=_PICTURES, dtype=self._dtype)
+
+    def encode(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch of RowPacker with the tokens of its pixels, and without these."""
+        batch = dict(batch)
+        if "pixels" not in batch:
+            return batch
+        pixels, grids, noise = (batch.pop(name) for name in ("pixels", "grids", "noise"))
+        rows, _, _, width = pixels.shape
+        side = math.isqrt(width // 3)
+        pixels = pixels.reshape(rows, -1, width)
+        batch["tokens"] = batch["tokens"].copy()
+        tokens = batch["tokens"].reshape(rows, -1, batch["tokens"].shape[-1])
+        scaling, together = self._encoder.scaling, self._encoder.batch
+        patch = side // self._encoder.factor
+        of_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for row, frame in zip(*np.nonzero(grids[..., 0]), strict=True):
+            of_size.setdefault(tuple(map(int, grids[row, frame])), []).append((row, frame))
+        for (high, wide), places in sorted(of_size.items()):
+            for start in range(0, len(places), together):
+                some = places[start : start + together]
+                filled = some + some[:1] * (together - len(some))
+                pictures = [
+                    frame_of(self._tokens_of(pixels[r], f), high * side, wide * side, side)
+                    for r, f in filled
+                ]
+                moments = self._encoder(np.stack(pictures))
+                for (r, f), found in zip(some, moments, strict=False):
+                    rng = np.random.default_rng((int(noise[r, self._layout.frame_slot[f]]), int(f)))
+                    latents = sample_posterior(np.ascontiguousarray(found), scaling, rng)
+                    write_tokens(latents, patch, self._tokens_of(tokens[r], f)[: high * wide])
+        return batch
+
+    def _tokens_of(self, row: np.ndarray, frame: int) -> np.ndarray:
+        """Those of a frame, counted through the row, (n, width)."""
+        return row[self._first_token[frame] : self._first_token[frame + 1]]
 
 
 class PromptEncoder:

@@ -109,13 +109,21 @@ def _make_prepared(
     fields = complete("data", data.to_dict())
     folders = open_folders(data.folders)
     first = folders[0][0]
-    if (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
+    online = fields["encode"] == "online"
+    if online and (first.pictures["kind"] != "pixels" or data.encoder == "light"):
+        raise ValueError(
+            f"data.encode='online' with data.encoder={data.encoder!r}, and {first.path} holds "
+            f"{first.pictures['kind']}: it needs an autoencoder's folder, and folders of pixels, "
+            "which prepare --encoder=light writes"
+        )
+    if not online and (first.pictures["kind"] == "pixels") != (data.encoder == "light"):
         raise ValueError(
             f"data.encoder={data.encoder!r}, but {first.path} holds {first.pictures['kind']}: it "
-            "must be 'light' for pixels, and the autoencoder's folder for its latents"
+            "must be 'light' for pixels, and the autoencoder's folder for its latents; "
+            "data.encode='online' makes them of pixels during training"
         )
     codec = _make_codec(data.encoder)
-    if data.encoder != "light" and codec.identity != first.pictures["sha256"]:
+    if not online and data.encoder != "light" and codec.identity != first.pictures["sha256"]:
         raise ValueError(
             f"data.encoder={data.encoder!r} is another autoencoder than that of {first.path}: "
             f"SHA-256 {codec.identity} and {first.pictures['sha256']}"
@@ -130,6 +138,7 @@ def _make_prepared(
         prior_weight=fields["prior_weight"],
         flip_share=fields["flip_share"],
         random_crop=fields["random_crop"],
+        online=online,
     )
     prepared.check(data.tasks)
     return codec, prepared

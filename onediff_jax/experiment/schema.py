@@ -22,11 +22,21 @@ from onediff_jax.models.lora import TARGETS
 from onediff_jax.models.remat import REMATS
 
 DATA = ("world", "prepared")
+ENCODE = ("stored", "online")
 TEXT = ("hashed", "cached", "t5")
 SCHEDULES = ("constant", "cosine", "linear", "late_cosine", "wsd", "rsqrt")
 OPEN_ENDED = ("constant", "rsqrt", "wsd")  # those that take more steps in the same workdir
 OPTIMIZERS = ("adamw", "muon", "adafactor", "lion", "sgd")
 MOMENTS = ("float32", "bfloat16")
+# Weights, moving average and moments in bytes per parameter, by optim.moments_dtype; muon's are of
+# matrices (the rest as adamw), adafactor's without the rows and columns of its means.
+STATE_BYTES = {
+    "adamw": (16, 14),
+    "muon": (12, 10),
+    "adafactor": (8, 8),
+    "lion": (12, 10),
+    "sgd": (12, 10),
+}
 ON_SPIKE = ("report", "skip", "stop", "rewind")
 ON_HANG = ("report", "exit")
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -265,6 +275,17 @@ FIELDS = (
         "light: the light codec, for folders of pixels; else the folder of the autoencoder that "
         "prepare used.",
         free=True,
+        only="prepared",
+    ),
+    Field(
+        "data.encode",
+        "str",
+        "stored: latents, or the light codec's, as prepare wrote them; online: folders of pixels "
+        "go through the autoencoder of data.encoder beside the training, so that mirror images, "
+        "crops and noise are new each time.",
+        ENCODE,
+        lacking="stored",
+        stream=True,
         only="prepared",
     ),
     Field(
@@ -746,7 +767,24 @@ def table() -> str:
         lines += ["", f"## {f'{section}: ' if section else ''}{title}", ""]
         lines += ["| field | type | values | what | |", "|---|---|---|---|---|"]
         lines += [_line(field) for field in section_fields(section).values()]
+        if section == "optim":
+            lines += _state_bytes()
     return "\n".join(lines) + "\n"
+
+
+def _state_bytes() -> list[str]:
+    lines = [
+        "",
+        "Weights, their moving average and the optimizer's moments take, in bytes per parameter",
+        "(`--print` says it of a config; muon of matrices, the rest as adamw; optax keeps no",
+        "moments in 8 bits):",
+        "",
+        "| optim.name | " + " | ".join(f"moments in {dtype}" for dtype in MOMENTS) + " |",
+        "|---|" + "---|" * len(MOMENTS),
+    ]
+    return lines + [
+        f"| {name} | " + " | ".join(map(str, sizes)) + " |" for name, sizes in STATE_BYTES.items()
+    ]
 
 
 def _line(field: Field) -> str:

@@ -381,6 +381,13 @@ def _compare(stored: Any, wanted: Any, folder: Path, *, within: bool = False) ->
         for name in sorted(want.keys() if within else have.keys() | want.keys())
         if have.get(name) != want.get(name)
     ]
+    moments = all(name.startswith("opt_state/") for name in (d.split(":")[0] for d in differ))
+    if differ and moments and not within:
+        raise CheckpointError(
+            f"{folder} has the moments of another optimizer: optim.name must stay what it was, or "
+            "start another workdir from an export (config.init_from). First differences:\n  "
+            + "\n  ".join(differ[:3])
+        )
     if differ:
         raise CheckpointError(
             f"{folder} is of another model or optimizer:\n  " + "\n  ".join(differ[:10])

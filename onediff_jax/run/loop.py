@@ -340,6 +340,8 @@ class _Run:
     def to_devices(self, batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """This process's rows as part of the global batch of `rows`."""
         places = local_rows(batch_sharding(self.mesh), rows)
+        if self.experiment.online_pictures:
+            batch = self.experiment.online_pictures.encode(batch)
         placed = place_rows(batch, self.row_shardings, places, rows)
         online = self.experiment.online_text
         return online.embed(placed) if online else placed

@@ -25,6 +25,7 @@ _WORDS = {
     "base": "the weights of init_from",
     "adapter": "the adapter of lora.init_adapter",
     "text": "the text encoder",
+    "pictures": "the autoencoder",
     "data": "the prepared data",
 }
 
@@ -46,6 +47,8 @@ def surroundings(experiment: Experiment, *, starts: bool) -> dict[str, Any]:
     if starts and experiment.lora and experiment.lora.init_adapter:
         file = find_adapter(experiment.lora.init_adapter)
         found["adapter"] = file_hashes(file.parent, [file.name])
+    if experiment.online_pictures:
+        found["pictures"] = _hashes(part_of(config.data.encoder, "vae"))
     if experiment.online_text:
         parts = (part_of(config.text.folder, part) for part in ("text_encoder", "tokenizer"))
         found["text"] = {

@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from onediff_jax.data.prepared.reader import PreparedFolder
+from onediff_jax.data.prepared.reader import PreparedFolder, sample_posterior
+from onediff_jax.data.rows import frame_of
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.experiment.encoders import (
     AutoencoderCodec,
     OnlineText,
@@ -20,6 +22,7 @@ from onediff_jax.experiment.encoders import (
     make_encoders,
 )
 from tests.data.prepared.fake import FakeSource, contents, make_plan, prepare
+from tests.data.prepared.test_dataset import config_of
 from tests.pipelines import save_pipeline
 
 
@@ -134,3 +137,41 @@ def test_trains_with_the_text_encoder_beside_it(pipeline, tmp_path):
     config.model.caption_channels = 8
     with pytest.raises(ValueError, match="caption_channels=8"):
         train(config, tmp_path / "other")
+
+
+def test_pixels_of_rows_are_encoded_beside_the_training(pipeline, tmp_path):
+    """Each picture's tokens are a draw from its own posterior, seeded by its slot; rays stay."""
+    kinds = ("text2image", "multiview")
+    prepare(tmp_path / "one", make_plan(FakeSource(each=8, kinds=kinds), aspects=("4:3",)))
+    config = config_of((str(tmp_path / "one"),), kinds).unlock()
+    config.rows = (("t2i", 2, 1, 16), ("multiview", 1, 6, 16))
+    config.data.encoder, config.data.encode = str(pipeline[0]), "online"
+    config.data.flip_share = 0.5
+    found = make_experiment(config)
+    stream = found.batches(workers=0)
+    raw = next(stream)
+    stream.close()
+    encoded = found.online_pictures.encode(raw)
+    assert encoded.keys() == raw.keys() - {"pixels", "grids", "noise"}
+    encoder = PosteriorEncoder(pipeline[0], batch=4)
+    layout = found.layout
+    size = 16 // layout.chunk  # chunks per frame
+    for row in range(2):
+        for frame, (high, wide) in enumerate(raw["grids"][row]):
+            chunks = slice(frame * size, (frame + 1) * size)
+            ours, before = (b["tokens"][row, chunks].reshape(16, -1) for b in (encoded, raw))
+            if not high:
+                np.testing.assert_array_equal(ours, before)
+                continue
+            pixels = raw["pixels"][row, chunks].reshape(16, -1)
+            picture = frame_of(pixels, 16 * high, 16 * wide, 16)
+            moments = np.ascontiguousarray(encoder(np.stack([picture] * encoder.batch))[0])
+            seed = int(raw["noise"][row, layout.frame_slot[frame]]), frame
+            z = sample_posterior(moments, encoder.scaling, np.random.default_rng(seed))
+            np.testing.assert_array_equal(frame_of(ours, 2 * high, 2 * wide, 2), z)
+            assert not ours[high * wide :].any()
+    assert raw["grids"][:, 3::2].any() == 0 and raw["grids"][:, 2].all()
+    assert found.stream_fields()["data"]["encoder"] == found.codec.identity
+    config.data.encoder = "light"
+    with pytest.raises(ValueError, match="data.encode='online' with data.encoder='light'"):
+        make_experiment(config)

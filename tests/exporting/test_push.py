@@ -44,6 +44,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 self.rfile.readline()
             self.rfile.readline()
         server.seen.append((self.path, self.headers.get("Authorization")))
+        if server.faults == 0:
+            server.status, server.faults = 200, None
+        if server.faults:
+            server.faults -= 1
         if server.status != 200:
             return self._answer({"error": "the hub says no"}, server.status)
         address = f"http://127.0.0.1:{server.server_port}/me/it"
@@ -72,6 +76,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def hub(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.seen, server.files, server.made, server.status = [], {}, None, 200
+    server.faults = None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
@@ -111,12 +116,31 @@ def test_a_folder_arrives_whole(hub, folder):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_what_the_hub_refuses_is_told(hub, folder, status):
+@pytest.mark.parametrize(
+    "status, why, asked",
+    [
+        (401, "401: the token is not valid: `hf auth login`", 1),
+        (403, "403: the token may not write there", 1),
+        (404, "404: there is no such owner", 1),
+        (429, "4 times: 429: it has had too many requests", 4),
+        (500, "4 times: .*Try again later", 4),
+    ],
+)
+def test_what_the_hub_refuses_is_told(hub, folder, monkeypatch, status, why, asked):
+    """In one message that says what to do; what may pass is asked again, a few times."""
+    monkeypatch.setattr("onediff_jax.exporting.push._PAUSE", 0.0)
     hub.status = status
-    with pytest.raises(ExportError, match=r"is written, and uploading it to me/it failed"):
+    with pytest.raises(ExportError, match=f"is written, and uploading it to me/it failed.*{why}"):
         Push("me/it").upload(folder, "words")
     assert folder.is_dir() and not hub.files
+    assert sum(path.endswith("/repos/create") for path, _ in hub.seen) == asked
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_hub_that_is_busy_once_is_asked_again(hub, folder, monkeypatch):
+    monkeypatch.setattr("onediff_jax.exporting.push._PAUSE", 0.0)
+    hub.status, hub.faults = 503, 1
+    assert Push("me/it").upload(folder, "words").endswith("/commit/1")
 
 
 def test_without_a_token(monkeypatch):

@@ -110,6 +110,13 @@ def test_other_shapes_are_named(saved):
     assert "params/layers/kernel: saved (2, 3), this config (2, 4)" in str(error.value)
 
 
+def test_the_moments_of_another_optimizer_are_named(saved):
+    like = state()
+    like = like._replace(opt_state=({"mu": like.params, "nu": like.params},))
+    with pytest.raises(CheckpointError, match="has the moments of another optimizer: optim.name"):
+        restore(saved, like=like)
+
+
 def test_other_leaves_are_named(saved):
     like = state()
     like.params["layers"] = {"kernel": like.params["layers"]["kernel"], "gate": jnp.zeros(3)}

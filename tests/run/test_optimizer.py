@@ -7,6 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from onediff_jax.experiment.schema import MOMENTS, STATE_BYTES
 from onediff_jax.run.optimizer import (
     at_step,
     decay_mask,
@@ -15,6 +16,7 @@ from onediff_jax.run.optimizer import (
     learning_rate,
     make_optimizer,
 )
+from onediff_jax.run.state import new_state
 
 PARAMS = {
     "linear": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
@@ -94,8 +96,18 @@ def layers(seed: int) -> dict:
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), normal)
 
 
+@pytest.mark.parametrize("name", STATE_BYTES)
+def test_state_takes_the_bytes_that_the_docs_say(name):
+    params = {"layers": {"wq": {"kernel": jnp.zeros((2, 200, 300))}}}
+    for dtype, want in zip(MOMENTS, STATE_BYTES[name], strict=True):
+        tx, _ = make_optimizer(settings(name=name, moments_dtype=dtype), 100)
+        leaves = jax.tree.leaves(jax.eval_shape(lambda tx=tx: new_state(params, tx)))
+        found = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 120_000
+        assert found == pytest.approx(want, rel=0.01)
+
+
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor", "lion", "sgd"])
+@pytest.mark.parametrize("name", STATE_BYTES)
 def test_every_optimizer_goes_down(name, moments):
     """f = ½·|p|²: its gradient is p; clipped, with the schedule at the step that is told."""
     tx, schedule = make_optimizer(

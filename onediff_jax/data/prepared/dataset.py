@@ -37,6 +37,7 @@ class PreparedData:
       cached_text: whether the cached embeddings are used; otherwise the captions are.
       tasks: the built-in tasks, and those that the folders define.
       prior_weight, flip_share: see Decoding.
+      online: see Decoding.
       random_crop: text2image's pictures may be larger than their slot, and are cropped to it.
     """
 
@@ -49,6 +50,7 @@ class PreparedData:
     prior_weight: float = 1.0
     flip_share: float = 0.0
     random_crop: bool = False
+    online: bool = False
 
     def __post_init__(self):
         for field, asked in (("flip_share", self.flip_share), ("random_crop", self.random_crop)):
@@ -80,6 +82,7 @@ class PreparedData:
             crop_tokens=self._crop_tokens(task),
             flip_share=self.flip_share,
             augment=augment,
+            online=self.online,
         )
 
     def _crop_tokens(self, task: str) -> int | None:

@@ -215,6 +215,16 @@ def _normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.take(_QUANTILES, bits).reshape(shape)
 
 
+def sample_posterior(moments: np.ndarray, scaling: float, rng: np.random.Generator) -> np.ndarray:
+    """scaling · z, (h, w, c) float32, of float16 (h, w, 2·c) mean and log-variance."""
+    bits, half = moments.view(np.uint16), moments.shape[-1] // 2
+    z = np.take(_DEVIATIONS, bits[..., half:])
+    z *= _normal(z.shape, rng)
+    z += np.take(_VALUES, bits[..., :half])
+    z *= np.float32(scaling)
+    return z
+
+
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """From what a record stores to what training sees.
@@ -229,6 +239,7 @@ class Decoding:
       crop_tokens: a larger picture of text2image is cropped to so many tokens; None: none is.
       flip_share: probability that an example that allows it is mirrored.
       augment: crops are drawn and examples mirrored; otherwise crops are of the middle.
+      online: stored pixels stay pixels, which are encoded later, many at a time.
     """
 
     codec: PictureCodec
@@ -240,17 +251,14 @@ class Decoding:
     crop_tokens: int | None = None
     flip_share: float = 0.0
     augment: bool = False
+    online: bool = False
 
     def latents(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(h, w, c) float32 of a stored frame; a posterior is sampled."""
         if frame.dtype == np.uint8:
             return self.codec.encode(frame)
-        bits, half = frame.view(np.uint16), frame.shape[-1] // 2
-        z = np.take(_DEVIATIONS, bits[..., half:])
-        z *= _normal(z.shape, rng)
-        z += np.take(_VALUES, bits[..., :half])
-        z *= np.float32(self.scaling)
-        return z
+        assert self.scaling is not None  # folders of posteriors say it
+        return sample_posterior(frame, self.scaling, rng)
 
     def latent_size(self, frame: np.ndarray) -> tuple[int, int]:
         """(h, w) in latents of a stored frame."""
@@ -273,12 +281,16 @@ class Stored:
             drawn = rng.random()
             if drawn < decoding.flip_share and may_mirror(record, text[0], decoding.tasks):
                 record = mirrored(record)
-        frames = [decoding.latents(frame, rng) for frame in record.frames]
+        frames, noise = list(record.frames), 0
+        if decoding.online:
+            noise = int(rng.integers(2**32))
+        else:
+            frames = [decoding.latents(frame, rng) for frame in frames]
         weight = decoding.prior_weight if record.is_reg else 1.0
         aligned = decoding.tasks.task(record.task).group == "i2i"
         masked = len(frames) if aligned else 1
         frames = self._with_rays(record, frames)
-        return Encoded(record.task, text[0], frames, text[1], weight, record.mask, masked)
+        return Encoded(record.task, text[0], frames, text[1], weight, record.mask, masked, noise)
 
     def bundle(self, rng: np.random.Generator) -> Bundle:
         """The same as `draw`, with stored pixels as pictures."""

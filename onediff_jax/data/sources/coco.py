@@ -54,7 +54,7 @@ class CocoSource:
       path: the JSON file: captions for text2image, instances for boundingbox2image, person
         keypoints for pose2image.
       reader: the task, `require_caption` and decoding.
-      image_root: folder of the pictures; None: the JSON's own.
+      image_root: folder of the pictures, from here or from the JSON's own; None: the JSON's own.
       captions: a second COCO file, with the captions of the same pictures.
       allow_outside: file names may lead out of image_root.
       shard_size: pictures per shard.
@@ -76,7 +76,7 @@ class CocoSource:
             raise ValueError(f"unknown task {reader.task!r} of a COCO file; choose from {TASKS}")
         self._path, self._reader, self._captions_path = path, reader, captions
         self._outside = allow_outside
-        self._root = files.parent(path) or "." if image_root is None else image_root
+        self._root = _root_of(path, image_root)
         content = _load(path)
         self._bad: list[BadRecord] = []
         self._pictures = self._index_pictures(content["images"])
@@ -307,3 +307,14 @@ def _numbers(value: Any, count: int, field: str) -> np.ndarray:
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise BadData("bad_labels", f"{field} must be {count} numbers")
     return numbers
+
+
+def _root_of(path: str, image_root: str | None) -> str:
+    """The folder of the pictures; raises ValueError where there is none."""
+    beside = files.parent(path) or "."
+    if image_root is None or files.is_folder(image_root):
+        return beside if image_root is None else image_root
+    inside = files.join(beside, image_root)
+    if not files.is_folder(inside):
+        raise ValueError(f"{image_root=} is a folder neither here nor beside {path!r}")
+    return inside

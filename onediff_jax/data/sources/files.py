@@ -118,7 +118,7 @@ def read_bytes(path: str, limit: int | None = MAX_FILE_BYTES) -> bytes:
     except Exception as error:  # remote file systems have error types of their own
         journal.note_input(path, Content(None))
         detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise BadData("missing_file", detail) from None
+        raise BadData("missing_file", detail if path in detail else f"{path}: {detail}") from None
     if journal.is_kept():
         journal.note_input(path, Content(hashlib.sha256(data).hexdigest(), stamp))
     if not data:
