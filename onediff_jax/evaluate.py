@@ -26,6 +26,7 @@ from onediff_jax.evaluation.benchmarks.depth import ALIGNMENTS
 from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS, benchmark_of
 from onediff_jax.evaluation.benchmarks.scoring import score_predictions
 from onediff_jax.evaluation.compare import compare
+from onediff_jax.evaluation.networks import FLAGS, HELP, open_networks
 from onediff_jax.evaluation.of_model import Found, on_benchmarks, on_folders, on_world
 from onediff_jax.evaluation.report import FILES, Report, table, write_report
 from onediff_jax.evaluation.scores.case import Row
@@ -59,6 +60,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--write_predictions", action="store_true", help="keep a benchmark's predictions as files")
     add("--align", choices=ALIGNMENTS, default="auto", help="of depth to the truth; default: auto")
     add("--allow_missing", action="store_true", help="score although predictions are missing")
+    for flag in FLAGS:
+        add(f"--{flag}", help=f"network for measures that need it: {HELP[flag]}")
     add("--limit", type=int, help="only the first so many examples of each benchmark or folder")
     add("--tasks", help="comma-separated directions, e.g. image2depth; default: all trained")
     add("--scenes", type=int, default=defaults.scenes, help="held-out scenes per direction")
@@ -119,7 +122,7 @@ def _score_files(options: argparse.Namespace) -> int:
         name,
         folder,
         Path(options.predictions),
-        options={"align": options.align},
+        options={"align": options.align, **open_networks(vars(options))},
         allow_missing=options.allow_missing,
         limit=options.limit,
         progress=lambda things, total: tqdm(things, f"scoring {name}", total, dynamic_ncols=True),
@@ -207,7 +210,7 @@ def _run(options: argparse.Namespace) -> int:
     made = Report(title, facts, found.rows, found.notes, sections, found.galleries, values)
     write_report(out, made)
     shutil.rmtree(out / "parts", ignore_errors=True)  # of no use once everything is scored
-    if not options.write_predictions:
+    if not options.write_predictions and not found.kept:
         shutil.rmtree(out / "predictions", ignore_errors=True)
     print(table(found.rows))
     print("".join(f"\nnote: {note}" for note in found.notes))
@@ -227,7 +230,10 @@ def _found(options, source: Source, tasks, steps, worlds, benchmarks, out: Path)
     """The evaluation on what was asked for; without a word the run's own held-out data."""
     shared = {"steps": steps, "guidance": options.guidance, "seed": options.seed}
     if benchmarks:
-        return on_benchmarks(source, benchmarks, out, limit=options.limit, **shared)
+        networks = open_networks(vars(options))
+        return on_benchmarks(
+            source, benchmarks, out, limit=options.limit, networks=networks, **shared
+        )
     data = source.experiment.config.data
     folders, split = [Path(p) for p in _listed(options.data)], "held_out"
     if not folders and data.name == "world":

@@ -1,23 +1,30 @@
 """A model's evaluation on each kind of data: the embedded world, prepared folders, benchmarks."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from onediff_jax.data.prepared.reader import PreparedFolder
-from onediff_jax.evaluation.benchmark_predictions import can_predict, predict_depth
-from onediff_jax.evaluation.benchmarks.depth import DepthBenchmark
-from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
+from onediff_jax.evaluation.benchmarks.base import Benchmark, Item, LayoutError
+from onediff_jax.evaluation.benchmarks.registry import missing_networks, open_benchmark
 from onediff_jax.evaluation.benchmarks.scoring import score_predictions
+from onediff_jax.evaluation.benchmarks.views import GSO30
 from onediff_jax.evaluation.galleries import gallery
+from onediff_jax.evaluation.predicting import PREDICTORS
+from onediff_jax.evaluation.predicting.base import predict, prepare_folder
 from onediff_jax.evaluation.report import Gallery
 from onediff_jax.evaluation.results import Result
 from onediff_jax.evaluation.scores.case import Row
 from onediff_jax.evaluation.scoring import Settings, evaluate, world_of, world_truth
-from onediff_jax.evaluation.stored import Evaluator, plans
+from onediff_jax.evaluation.stored import Evaluator, plans, weights_hash
+from onediff_jax.parallel.processes import meet
 from onediff_jax.sampling.source import Source
 
 _KINDS = {"first": "first examples", "best": "best", "worst": "worst"}
@@ -33,6 +40,7 @@ class Found:
       world: the world's own rows, of the largest number of steps, for what is required.
       missing: data → what had no prediction.
       sheet: the world's contact sheet, uint8 (H, W, 3).
+      kept: whether predictions stay although nobody asked, as nothing could score them.
     """
 
     rows: list[Result] = dataclasses.field(default_factory=list)
@@ -42,6 +50,7 @@ class Found:
     world: list[Row] = dataclasses.field(default_factory=list)
     missing: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     sheet: np.ndarray | None = None
+    kept: bool = False
 
 
 def on_world(source: Source, settings: Sequence[Settings]) -> Found:
@@ -125,41 +134,79 @@ def on_benchmarks(
     guidance: float,
     seed: int,
     limit: int | None,
+    networks: dict[str, Any] | None = None,
+    known_views: Sequence[int] = (1, 2, 3),
+    mesh: Mesh | None = None,
 ) -> Found:
     """Benchmarks whose predictions the model makes: written as files, then scored as any other's.
 
-    Raises ValueError for one that is scored from files alone.
+    Args:
+      networks: option → network that a benchmark's numbers need.
+      known_views: given views of gso30.
+      mesh: devices that share the work. Processes share the examples; the first one scores.
+
+    Raises ValueError for a benchmark whose task the model was not trained on.
     """
-    if cannot := [name for name, _ in benchmarks if not can_predict(name)]:
-        able = [name for name in BENCHMARKS if can_predict(name)]
-        raise ValueError(
-            f"benchmarks {cannot} are scored from files (--predictions); with a model: {able}"
-        )
+    networks = networks or {}
     found = Found()
     for name, folder in benchmarks:
-        for number in steps:
+        views = known_views if name == GSO30.name else (None,)
+        for number, known in itertools.product(steps, views):
             place = out / "predictions" / name / f"{number}_steps"
-            place.mkdir(parents=True, exist_ok=True)
-            benchmark = open_benchmark(name, folder, place, {})
-            assert isinstance(benchmark, DepthBenchmark)  # the kind that can be predicted
-            total = len(benchmark.items[:limit])
-            with tqdm(total=total, desc=f"generating {name}", dynamic_ncols=True) as bar:
-                predict_depth(
-                    *(source, benchmark, place),
-                    steps=number,
-                    guidance=guidance,
-                    seed=seed,
-                    limit=limit,
-                    advance=bar.update,
-                )
-            (scored,) = score_predictions(
-                *(name, folder, place),
-                options={"align": "disparity"},  # our grey is linear in 1/depth
-                limit=limit,
-                steps=number,
+            place = place if known is None else place / f"N{known}M25"
+            made_by = {
+                "weights": weights_hash(source.params),
+                "benchmark": str(folder.resolve()),
+                "steps": number,
+                "guidance": guidance,
+                "seed": seed,
+            }
+            if jax.process_index() == 0 and prepare_folder(place, made_by):
+                found.notes.append(f"{place} held predictions of others: made anew")
+            meet()
+            _predict_and_score(
+                *(found, source, name, folder, place, networks, mesh),
+                {"steps": number, "guidance": guidance, "seed": seed, "limit": limit},
             )
-            found.rows += scored.rows
-            found.notes += scored.notes
         found.facts.append(f"benchmark {name} in {folder}")
     found.notes = list(dict.fromkeys(found.notes))
     return found
+
+
+def _predict_and_score(found, source, name, folder, place, networks, mesh, how) -> None:
+    """One benchmark with one number of steps, into what was found."""
+    benchmark = open_benchmark(name, folder, None, {})
+    benchmark.predictions = place  # which says how many views are known
+    items = benchmark.items[: how["limit"]]
+    _check_pictures(benchmark, items)
+    predictor = PREDICTORS[name](benchmark, source.experiment, place)
+    share = (jax.process_index(), jax.process_count())
+    mine = len(items[share[0] :: share[1]])
+    with tqdm(total=mine, desc=f"generating {name}", dynamic_ncols=True) as bar:
+        predict(source, predictor, share=share, mesh=mesh, advance=bar.update, **how)
+    meet()
+    if jax.process_index():
+        return
+    predictor.finish(items)
+    options = {"align": "disparity"} | networks  # our grey is linear in 1/depth
+    if needed := missing_networks(name, networks):
+        found.notes.append(f"{name}: no number, as {needed} is not given; pictures in {place}")
+        found.kept = True
+        return
+    for scored in score_predictions(
+        *(name, folder, place), options=options, limit=how["limit"], steps=how["steps"]
+    ):
+        found.rows += [
+            dataclasses.replace(row, protocol=row.protocol + predictor.protocol)
+            for row in scored.rows
+        ]
+        found.notes += scored.notes
+
+
+def _check_pictures(benchmark: Benchmark, items: Sequence[Item]) -> None:
+    """Raises LayoutError where a picture that the model is to be given is not there."""
+    wanted = [item.files[k] for item in items for k in ("image", "source") if k in item.files]
+    if gone := [str(path) for path in wanted if not path.is_file()]:
+        raise LayoutError(
+            f"{benchmark.name}: {len(gone)} pictures are not there, among them {gone[:3]}"
+        )

@@ -46,7 +46,8 @@ def test_nothing_changes_at_first():
     adapters, own = split_lora(with_lora)
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, params)
     params = noisy(params)
-    np.testing.assert_array_equal(call(plain, params), call(adapted, join(adapters, params)))
+    found, want = call(adapted, join(adapters, params)), call(plain, params)
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)  # two programs: rounding differs
 
 
 def test_adapters_have_the_shapes_of_their_matrices():

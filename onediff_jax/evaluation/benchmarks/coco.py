@@ -36,11 +36,23 @@ class COCOBenchmark(Benchmark):
     def find_items(self) -> list[Item]:
         places = (f"annotations/{self.annotations}", self.annotations)
         truth = first_existing(self.folder, places, f"the annotations of {self.name}")
-        self.truth = read_json(truth)
+        self.truth, self._by_image = read_json(truth), None
         if missing := {"images", "annotations", "categories"} - set(self.truth):
             raise LayoutError(f"{truth} lacks {sorted(missing)}")
         self.detections = [] if self.predictions is None else self._read_results()
-        return [Item(str(image["id"]), known=image) for image in self.truth["images"]]
+        pictures = self.folder / "val2017"
+        return [
+            Item(str(image["id"]), {"image": pictures / image.get("file_name", "")}, image)
+            for image in self.truth["images"]
+        ]
+
+    def annotations_of(self, item: Item) -> list[dict[str, Any]]:
+        """The true annotations of a picture."""
+        if self._by_image is None:
+            self._by_image = {}
+            for entry in self.truth["annotations"]:
+                self._by_image.setdefault(entry["image_id"], []).append(entry)
+        return self._by_image.get(item.known["id"], [])
 
     def _read_results(self) -> list[dict[str, Any]]:
         files = [self.predicted]

@@ -33,7 +33,8 @@ class BSDS500(Benchmark):
         found = sorted(root.glob("*.mat"))
         if not found:
             raise LayoutError(f"no drawing {root}/*.mat")
-        return [Item(path.stem, {"truth": path}) for path in found]
+        images = root.parents[1] / "images" / "test"
+        return [Item(p.stem, {"truth": p, "image": images / f"{p.stem}.jpg"}) for p in found]
 
     def prediction(self, item: Item) -> Path | None:
         path = self.predicted / f"{item.name}.png"

@@ -24,7 +24,7 @@ class GenEval(Benchmark):
 
     def find_items(self) -> list[Item]:
         if self.predictions is None:
-            raise LayoutError("geneval needs --predictions: its output folder with pictures")
+            return self._asked()
         images = next(
             (p for p in (self.predictions, self.predictions / "images") if _prompts(p)), None
         )
@@ -34,7 +34,8 @@ class GenEval(Benchmark):
                 f"{self.predictions}/images/00000/metadata.jsonl"
             )
         self.images = images
-        self.detections = read_json(self._detections_file())
+        detector = self.options.get("detector")
+        self.detections = None if detector else read_json(self._detections_file())
         items = []
         for place in _prompts(self.images):
             metadata = json.loads((place / "metadata.jsonl").read_text())
@@ -48,15 +49,19 @@ class GenEval(Benchmark):
             items.append(Item(place.name, known=known))
         return items + self._without_pictures([item.known["metadata"] for item in items])
 
+    def _asked(self) -> list[Item]:
+        """All prompts of the benchmark's folder, for a model to answer."""
+        found = _prompt_list(self.folder)
+        if found is None:
+            looked = ", ".join(str(self.folder / place) for place in _LISTS)
+            raise LayoutError(f"the prompts of geneval not found; looked for {looked}")
+        return [Item(f"{i:05}", known={"metadata": m, "samples": []}) for i, m in enumerate(found)]
+
     def _without_pictures(self, shown: Sequence[dict]) -> list[Item]:
         """The prompts of the benchmark's folder, where it has their list, that have no picture."""
-        for place in ("prompts/evaluation_metadata.jsonl", "evaluation_metadata.jsonl"):
-            if (self.folder / place).is_file():
-                lines = (self.folder / place).read_text().splitlines()
-                asked = [json.loads(line) for line in lines if line.strip()]
-                lacking = [(i, m) for i, m in enumerate(asked) if m not in shown]
-                return [Item(f"{i:05}", known={"metadata": m, "samples": []}) for i, m in lacking]
-        return []
+        asked = _prompt_list(self.folder) or []
+        lacking = [(i, m) for i, m in enumerate(asked) if m not in shown]
+        return [Item(f"{i:05}", known={"metadata": m, "samples": []}) for i, m in lacking]
 
     def _detections_file(self) -> Path:
         places = [self.images, self.images.parent, self.folder]
@@ -65,12 +70,15 @@ class GenEval(Benchmark):
                 return place / "detections.json"
         looked = ", ".join(str(p / "detections.json") for p in places)
         raise LayoutError(
-            "GenEval's detector and colour classifier are networks that are not given here; what "
-            f"they saw is read from detections.json, which was not found; looked for {looked}"
+            "GenEval's detector and colour classifier are networks: give --detector and --clip. "
+            f"Without, what they saw is read from detections.json, not found; looked for {looked}"
         )
 
     def prediction(self, item: Item) -> dict[str, Any] | None:
-        samples = item.known["samples"]
+        samples, metadata = item.known["samples"], item.known["metadata"]
+        if samples and self.detections is None:
+            detector = self.options["detector"]
+            return {name: detector(self.images / name, metadata) for name in samples}
         if not samples or any(name not in self.detections for name in samples):
             return None
         return {name: self.detections[name] for name in samples}
@@ -84,6 +92,18 @@ class GenEval(Benchmark):
 
     def summarize(self, scores: Sequence[list]) -> dict[str, float]:
         return geneval_summary(row for rows in scores for row in rows)
+
+
+_LISTS = ("prompts/evaluation_metadata.jsonl", "evaluation_metadata.jsonl")
+
+
+def _prompt_list(folder: Path) -> list[dict[str, Any]] | None:
+    """The prompts' metadata, in order; None where the folder has no list of them."""
+    for place in _LISTS:
+        if (folder / place).is_file():
+            lines = (folder / place).read_text().splitlines()
+            return [json.loads(line) for line in lines if line.strip()]
+    return None
 
 
 def _prompts(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,11 @@ class PIEBench(Benchmark):
     measures: ClassVar = {
         key: Measure("lower" if key.startswith("mse") else "higher") for key in _KEYS
     }
+
+    def __init__(self, folder: Path, predictions: Path | None, options: dict[str, Any]):
+        super().__init__(folder, predictions, options)
+        if options.get("clip"):
+            self.measures = self.measures | {"clip": Measure(), "clip_edited": Measure()}
 
     def find_items(self) -> list[Item]:
         places = ("data/mapping_file.json", "mapping_file.json")
@@ -60,7 +65,13 @@ class PIEBench(Benchmark):
         if target.shape != source.shape:
             raise ValueError(f"it is {target.shape}, its source {source.shape}")
         mask = decode_mask(item.known["mask"], source.shape[:2])
-        return edit_scores(source, target, mask)
+        found = edit_scores(source, target, mask)
+        if clip := self.options.get("clip"):
+            words = item.known["editing_prompt"].replace("[", "").replace("]", "")
+            whole, inside = target, np.where(mask[..., None], target, np.uint8(0))
+            seen = clip.pictures([whole, inside]) @ clip.texts([words])[0]
+            found["clip"], found["clip_edited"] = (100 * max(float(v), 0.0) for v in seen)
+        return found
 
     def summarize(self, scores: Sequence[dict[str, float]]) -> dict[str, float]:
         """Means over the pictures that have the part; the official code writes "nan" for others."""

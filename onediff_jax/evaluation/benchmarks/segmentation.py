@@ -28,6 +28,15 @@ class SegmentationBenchmark(Benchmark):
     measures: ClassVar = _MEASURES
     missing_counts = "wrong in every pixel"
     classes: ClassVar[int]
+    class_names: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def number(self, index: int) -> int:
+        """What stands for a class in files of predictions."""
+
+    @abc.abstractmethod
+    def prediction_name(self, item: Item) -> str:
+        """The file of an example's prediction."""
 
     @abc.abstractmethod
     def truth(self, item: Item) -> np.ndarray:
@@ -54,11 +63,37 @@ class SegmentationBenchmark(Benchmark):
         return {key: float(found[key]) for key in self.measures}
 
 
+_ADE20K = (
+    "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, "
+    "person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, "
+    "shelf, house, sea, mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe, lamp, "
+    "bathtub, railing, cushion, base, box, column, signboard, chest of drawers, counter, sand, "
+    "sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, "
+    "pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, "
+    "toilet, flower, book, hill, bench, countertop, stove, palm, kitchen island, computer, "
+    "swivel chair, boat, bar, arcade machine, hovel, bus, towel, light, truck, tower, chandelier, "
+    "awning, streetlight, booth, television receiver, airplane, dirt track, apparel, pole, land, "
+    "bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, fountain, "
+    "conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, "
+    "tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, "
+    "animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, "
+    "traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, "
+    "radiator, glass, clock, flag"
+)
+
+
 class ADE20K(SegmentationBenchmark):
     """2000 pictures, 150 classes numbered from 1; 0 is not scored."""
 
     name, official, classes = "ade20k", 2000, 150
     protocol = "mmsegmentation on ADE20K val (150 classes)"
+    class_names = tuple(_ADE20K.split(", "))
+
+    def number(self, index: int) -> int:
+        return index + 1
+
+    def prediction_name(self, item: Item) -> str:
+        return f"{item.name}.png"
 
     def find_items(self) -> list[Item]:
         places = ("ADEChallengeData2016/annotations/validation", "annotations/validation")
@@ -70,7 +105,7 @@ class ADE20K(SegmentationBenchmark):
         return [Item(p.stem, {"truth": p, "image": images / f"{p.stem}.jpg"}) for p in found]
 
     def prediction(self, item: Item) -> Path | None:
-        path = self.predicted / f"{item.name}.png"
+        path = self.predicted / self.prediction_name(item)
         return path if path.is_file() else None
 
     def truth(self, item: Item) -> np.ndarray:
@@ -82,6 +117,10 @@ class ADE20K(SegmentationBenchmark):
 
 
 # Cityscapes' labelIds by trainId: the 19 classes that are scored.
+_CITYSCAPES = (
+    "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, "
+    "terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle"
+)
 TRAIN_LABELS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
@@ -90,6 +129,13 @@ class Cityscapes(SegmentationBenchmark):
 
     name, official, classes = "cityscapes", 500, len(TRAIN_LABELS)
     protocol = "Cityscapes val, pixel level (19 classes)"
+    class_names = tuple(_CITYSCAPES.split(", "))
+
+    def number(self, index: int) -> int:
+        return TRAIN_LABELS[index]
+
+    def prediction_name(self, item: Item) -> str:
+        return f"{item.name}_pred.png"
 
     def find_items(self) -> list[Item]:
         root = first_existing(self.folder, ("gtFine/val", "val"), "the maps of cityscapes")
@@ -100,7 +146,13 @@ class Cityscapes(SegmentationBenchmark):
         self._by_name: dict[str, Path] = {}
         for path in files:
             self._by_name.setdefault("_".join(path.stem.split("_")[:3]), path)
-        return [Item(p.name.removesuffix("_gtFine_labelIds.png"), {"truth": p}) for p in found]
+        images = root.parents[1] / "leftImg8bit" / "val"
+        items = []
+        for path in found:
+            name = path.name.removesuffix("_gtFine_labelIds.png")
+            image = images / path.parent.name / f"{name}_leftImg8bit.png"
+            items.append(Item(name, {"truth": path, "image": image}))
+        return items
 
     def prediction(self, item: Item) -> Path | None:
         return self._by_name.get(item.name)

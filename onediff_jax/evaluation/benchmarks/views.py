@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,11 @@ class GSO30(Benchmark):
     name, task, official = "gso30", "multiview", 30
     protocol = "EscherNet on GSO30 (views 10–24 of 25, 256×256, mean over objects)"
     measures: ClassVar = {"psnr": Measure(), "ssim": Measure(), "mse": Measure("lower")}
+
+    def __init__(self, folder: Path, predictions: Path | None, options: dict[str, Any]):
+        super().__init__(folder, predictions, options)
+        if options.get("lpips"):
+            self.measures = self.measures | {"lpips": Measure("lower")}
 
     def find_items(self) -> list[Item]:
         root = first_existing(self.folder, ("GSO30", "gso30", "."), "the objects of gso30")
@@ -58,14 +63,18 @@ class GSO30(Benchmark):
             strip = _picture(prediction)
             if strip.shape != (SIZE, SIZE * VIEWS, 3):
                 raise ValueError(f"the strip is {strip.shape}, not {(SIZE, SIZE * VIEWS, 3)}")
-        scores = []
+        scores, lpips = [], self.options.get("lpips")
         for index in range(FIRST_SCORED, VIEWS):
             truth_file = item.files[str(index)]
             if strip is not None:
                 view = strip[:, index * SIZE : (index + 1) * SIZE]
             else:
                 view = _picture(prediction / truth_file.name)
-            scores.append(view_scores(view, read_truth(truth_file)))
+            truth = read_truth(truth_file)
+            found = view_scores(view, truth)
+            if lpips:
+                found["lpips"] = lpips(view, truth)
+            scores.append(found)
         return {key: float(np.mean([s[key] for s in scores])) for key in self.measures}
 
     def measure(self, key: str) -> Measure:

@@ -29,7 +29,7 @@ PARTS = {
         "views_torch",
         "pipeline",
     ),
-    "nextdit": ("own_code", "nextdit"),
+    "nextdit": ("own_code", "fused_attention", "nextdit"),
     "light_codec": ("own_code", "light_codec"),
     "hashed_text": ("own_code", "hashed_text"),
 }

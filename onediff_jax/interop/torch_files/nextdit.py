@@ -18,6 +18,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from .fused_attention import fused
 from .own_code import OwnCode
 
 ROPE_THETA = 10000.0
@@ -132,7 +133,8 @@ class Attention(nn.Module):
 
     def _self_attention(self, q, k, v):
         if self.softcap is not None:
-            return capped_attention(q, k, v, self.softcap)
+            attend = fused(q, k, capped_attention, self.softcap) or capped_attention
+            return attend(q, k, v, self.softcap)
         k, v = (a.repeat_interleave(self.repeats, dim=2).transpose(1, 2) for a in (k, v))
         return F.scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2)
 

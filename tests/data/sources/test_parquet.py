@@ -39,6 +39,23 @@ def test_the_hugging_face_layout(files, read):
     ]
 
 
+def test_a_row_per_caption(files, read):
+    """Rows that follow on one another; another picture, a bad caption or none stands alone."""
+    one, two = (files.encode(files.photo(seed)) for seed in (1, 2))
+    images = [one, one, one, two, two, one, one, one]
+    texts = ["a", "b", "a", "c", None, "d", None, "e"]
+    write(files, "rows.parquet", {"image": images, "text": texts}, row_group_size=8)
+    found = read("parquet", files.path("rows.parquet"))
+    assert [(r.key.partition(":")[2], r.captions[0]) for r in found.good] == [
+        ("0", ("a", "b")),
+        ("3", ("c",)),
+        ("4", ()),
+        ("5", ("d",)),
+        ("6", ()),
+        ("7", ("e",)),
+    ]
+
+
 def test_plain_bytes_paths_and_bad_rows(files, read):
     good = files.encode(files.photo())
     files.write("pics/1.png", good)

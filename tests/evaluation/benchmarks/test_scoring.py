@@ -153,7 +153,7 @@ def test_another_layout_says_what_was_looked_for():
 
 def test_geneval_without_detections_says_that_its_networks_are_missing(tmp_path):
     images = shutil.copytree(LAYOUTS / "geneval" / "images", tmp_path / "images")
-    with pytest.raises(LayoutError, match=r"networks that are not given .*detections.json"):
+    with pytest.raises(LayoutError, match=r"networks: give --detector and --clip.*detections.json"):
         score_predictions("geneval", tmp_path, images)
 
 
@@ -162,8 +162,8 @@ def test_names_of_benchmarks():
         benchmark_of("nyuv2")
     with pytest.raises(ValueError, match="'kitti' must be one of nyuv2"):
         benchmark_of("kitti:folder")
-    with pytest.raises(ValueError, match="DINO and CLIP"):
-        benchmark_of("dreambench:folder")
+    with pytest.raises(LayoutError, match="nowhere is no folder"):
+        benchmark_of("dreambench:nowhere")
 
 
 def test_the_command_needs_no_model(tmp_path, capsys):
