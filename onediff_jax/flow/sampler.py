@@ -55,8 +55,8 @@ def euler(
 
 def guided(
     model: Callable,
-    prompt: tuple[Array, ...],
-    negative: tuple[Array, ...],
+    prompt: tuple[Arrays, ...],
+    negative: tuple[Arrays, ...],
     guidance: float | Array,
     *,
     off: bool | None = None,

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from onediff_jax.flow.path import Arrays
-
 DISTRIBUTIONS = ("logit_normal", "uniform")
 
 
@@ -39,7 +37,7 @@ class TimeSampling:
             raise ValueError(f"flow.ray_shift={self.ray_shift} must be positive, or None")
 
 
-def shift_sigmas(sigma: Float[Arrays, "*s"], shift: float) -> Float[Arrays, "*s"]:
+def shift_sigmas(sigma: Float[Array, "*s"], shift: float) -> Float[Array, "*s"]:
     """σ' = s·σ / (1 + (s − 1)·σ): more of the time near noise for s > 1 (arXiv 2403.03206)."""
     return shift * sigma / (1.0 + (shift - 1.0) * sigma)
 
