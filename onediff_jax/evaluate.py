@@ -29,7 +29,7 @@ from onediff_jax.evaluation.benchmarks.scoring import score_predictions
 from onediff_jax.evaluation.compare import compare
 from onediff_jax.evaluation.networks import FLAGS, HELP, open_networks
 from onediff_jax.evaluation.of_model import Found, on_benchmarks, on_folders, on_world
-from onediff_jax.evaluation.report import FILES, Report, table, write_report
+from onediff_jax.evaluation.report import FILES, Report, table, table_page, write_report
 from onediff_jax.evaluation.results import read_rows
 from onediff_jax.evaluation.scores.case import Row
 from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out_loss
@@ -113,7 +113,8 @@ def _compare(options: argparse.Namespace) -> int:
     found = compare(folders)
     out = _writable(Path(options.out))
     replace_file(out / "compare.md", (found + "\n").encode())
-    print(f"{found}\n\nwrote compare.md in {out}")
+    replace_file(out / "compare.html", table_page("Evaluations compared", found).encode())
+    print(f"{found}\n\nwrote compare.md, compare.html in {out}")
     return 0
 
 

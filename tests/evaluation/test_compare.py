@@ -46,3 +46,13 @@ def test_the_table_is_printed_from_metrics_json(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == table(rows)
     assert command.main([f"--table={tmp_path / 'none'}"]) == 1
     assert "has no metrics.json" in capsys.readouterr().err
+
+
+def test_the_comparison_is_a_page_too(tmp_path):
+    first = evaluation(tmp_path / "a", [0.1, 0.5, 0.9])
+    second = evaluation(tmp_path / "b<i>", [0.09, 0.48, 0.89])
+    out = tmp_path / "out"
+    assert command.main([f"--compare={first},{second}", f"--out={out}"]) == 0
+    page = (out / "compare.html").read_text()
+    assert page.count("<tr>") == 2 and "b&lt;i&gt;" in page and "b<i>" not in page
+    assert (out / "compare.md").read_text().count("\n") == 3
