@@ -10,6 +10,7 @@ Its tensors are the parts of the arrays as bytes; its metadata says what they ar
 checksum each, and holds the data stream's state.
 """
 
+import contextlib
 import json
 import shutil
 import zlib
@@ -63,6 +64,7 @@ class LocalSaves:
             ) from error
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local save")
         self._pending: Future | None = None
+        self._given_up = False
 
     def steps(self) -> list[int]:
         """Steps that were saved, ascending."""
@@ -76,8 +78,12 @@ class LocalSaves:
           step: optimizer steps done.
           state: pytree of arrays, of which this process has parts.
           data: the data stream's state, JSON values.
+
+        Raises OSError of this save or of the one before.
         """
         self.wait()
+        if self._given_up:
+            return
         leaves = jax.tree_util.tree_leaves_with_path(state)
         for _, array in leaves:
             array.copy_to_host_async()
@@ -103,8 +109,10 @@ class LocalSaves:
             save_file(tensors, beside, metadata)
             sync_file(beside)
             beside.rename(self._folder / f"{step}{_SUFFIX}")
-        except BaseException:
+        except BaseException as error:
             beside.unlink(missing_ok=True)
+            if isinstance(error, SafetensorError):  # how its writer says that the disk is full
+                raise OSError(f"{beside}: {error}") from error
             raise
         sync_folder(self._folder)
         for old in [s for s in self.steps() if s <= step][:-_KEPT]:
@@ -134,9 +142,14 @@ class LocalSaves:
             raise LocalSaveError(f"{file} cannot be read: {error}") from error
         return jax.tree_util.tree_unflatten(treedef, loaded), about["data"]
 
+    def give_up(self) -> None:
+        """From now on `save` does nothing: the disk fails. What was saved counts."""
+        self._given_up = True
+
     def forget(self, after: int = -1) -> None:
         """Removes the saves of later steps than `after`: the run goes back."""
-        self.wait()
+        with contextlib.suppress(OSError):
+            self.wait()
         for step in self.steps():
             if step > after:
                 (self._folder / f"{step}{_SUFFIX}").unlink()
@@ -148,16 +161,17 @@ class LocalSaves:
             pending.result()
 
     def close(self) -> None:
-        """Waits, then releases the thread that writes."""
-        try:
+        """Waits, then releases the thread that writes. No error: these saves are an extra."""
+        with contextlib.suppress(OSError):
             self.wait()
-        finally:
-            self._thread.shutdown()
+        self._thread.shutdown()
 
     def finish(self) -> None:
         """Removes all: the run has ended, and its last checkpoint is on the shared disk."""
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other processes of this host may have theirs there
+            self._folder.parent.rmdir()
 
 
 def restore_local(

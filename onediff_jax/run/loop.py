@@ -365,7 +365,7 @@ class _Run:
             with self.watchdog.waiting_for("a save"):
                 self.local.save(step, self.state, self._data(step))
         except OSError as error:
-            self.local = None
+            self.local.give_up()  # it stays: all processes ask theirs together
             said = f"WARNING: process {jax.process_index()} makes no more local saves: {error}"
             print(said, file=sys.stderr, flush=True)
         self.clock.pause(time.perf_counter() - began)

@@ -155,7 +155,10 @@ class Workdir:
 
     def _old_config(self, file: Any) -> Any:
         try:
-            return read_object(file)
+            found = read_object(file)
+            if self._config and not found:
+                raise FileError(f"{file} cannot be read: it holds nothing")
+            return found
         except FileError as error:
             saved = config_of_checkpoint(self.path)
             if saved is None:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.run import checkpoint
 from onediff_jax.run.checkpoint import CheckpointError, Checkpoints, SavedState, set_aside
-from onediff_jax.run.state import TrainState
+from onediff_jax.run.optimizer import make_optimizer
+from onediff_jax.run.state import TrainState, new_state
+from tests.experiments import shrunken
 
 DATA = {"batches": 7, "stream_hash": "abc", "stream": {"rows": [["t2i", 1, 1, 16]], "w": 0.1}}
 
@@ -280,6 +283,17 @@ def test_an_unfinished_checkpoint_does_not_count(saved):
         shutil.copytree(saved / "checkpoints" / "2", saved / "checkpoints" / name)
     assert restore(saved)[0] == 2
     assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_the_dtype_of_compute_is_not_in_a_checkpoint():
+    """What is saved is float32 whatever activations are: one can be restored under the other."""
+    states = []
+    for dtype in ("float32", "bfloat16"):
+        config = shrunken(model__dtype=dtype)
+        experiment, (tx, _) = make_experiment(config), make_optimizer(config.optim, 8)
+        states.append(jax.eval_shape(lambda e=experiment, t=tx: new_state(e.init_params(), t)))
+    assert states[0] == states[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(states[0].params)} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("options", [{"keep_last": 0}, {"keep_every": -1}])

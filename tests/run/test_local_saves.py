@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from onediff_jax.run import local_saves
 from onediff_jax.run.local_saves import LocalSaveError, LocalSaves, restore_local, run_identity
@@ -72,6 +73,25 @@ def test_the_newest_that_all_have(tmp_path, monkeypatch):
     said = []
     assert restore_local(first, abstract(), after=0, say=said.append) is None
     assert said == ["WARNING: the local saves of step 3 are not used: damaged there"]
+
+
+def test_a_disk_that_fails(tmp_path, monkeypatch):
+    """It is raised where the next save begins; what was saved stays, and the end is an end."""
+    saves = saved(tmp_path, (1,))
+
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(local_saves, "save_file", full)
+    saves.save(2, state(), DATA)
+    with pytest.raises(OSError, match="No space left on device"):
+        saves.save(3, state(), DATA)
+    saves.give_up()
+    saves.save(4, state(), DATA)
+    saves.wait()
+    assert saves.steps() == [1] and not list(tmp_path.rglob(".*.tmp"))
+    saves.finish()
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_flip_is_seen(tmp_path):

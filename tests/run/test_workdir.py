@@ -127,7 +127,7 @@ def test_damaged_config(tmp_path):
         Workdir(tmp_path, config())
 
 
-@pytest.mark.parametrize("content", ["", "\0" * 30, '{"seed": '])
+@pytest.mark.parametrize("content", ["", "\0" * 30, '{"seed": ', "{}", "[]"])
 def test_a_config_that_a_power_cut_emptied(tmp_path, content):
     """Its copy in the newest checkpoint is compared and written again."""
     Workdir(tmp_path, config()).release()

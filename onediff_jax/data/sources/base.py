@@ -1,5 +1,6 @@
 """What every source of real data yields: good examples and named bad records, in stable shards."""
 
+import codecs
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -285,13 +286,14 @@ def check_captions(value: Any, field: str = "caption") -> tuple[str, ...]:
 
 
 def decode_text(data: bytes, field: str = "text") -> str:
-    """UTF-8 bytes as text, without a byte order mark.
+    """UTF-8 bytes as text, or UTF-16 ones with their byte order mark; without the mark.
 
     Raises:
       BadData: "bad_text".
     """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadData("bad_text", f"{field}: {error}") from None
 

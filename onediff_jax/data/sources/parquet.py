@@ -9,7 +9,7 @@ from typing import Any
 
 from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, pick_shard, record_or_bad
-from onediff_jax.data.sources.records import RecordReader
+from onediff_jax.data.sources.records import RecordReader, merge_captions
 
 SUFFIXES = (".parquet",)
 
@@ -67,9 +67,9 @@ class ParquetSource:
             yield BadRecord(name, "broken_archive", self._problem(name) or "it could not be opened")
             return
         try:
-            for row in self._iterate(name, group):
+            for row, count in merge_captions(self._iterate(name, group), self._reader):
                 yield self._example(f"{name}:{number}", row)
-                number += 1
+                number += count
         except Exception as error:  # pyarrow raises its own kinds, and Python's, on damaged bytes
             yield BadRecord(f"{name}:{number}…", "broken_archive", str(error))
 

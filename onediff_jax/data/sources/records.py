@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from onediff_jax.data.sources import journal
 from onediff_jax.data.sources.base import BadData, RawExample, check_captions, check_text
 from onediff_jax.data.sources.condition_files import ConditionReader
 from onediff_jax.data.sources.images import ImageReader, is_picture_name
@@ -131,6 +132,17 @@ class RecordReader:
         if role in ("image", "source") and len(values) > 1:
             values = [v for v in values if _looks_like_picture(v)] or values
         return values[0] if values else None
+
+    def all_but_caption(self, row: Mapping[str, Any]) -> list | None:
+        """The values of every role but the caption: rows in which they agree are of one picture.
+        None for a row without a caption or a picture, which stands alone."""
+        try:
+            has_caption = bool(check_captions(self.get(row, "caption")))
+        except BadData:
+            return None
+        if not has_caption or self.get(row, "image") is None:
+            return None
+        return [self.get(row, role) for role in self.roles() if role != "caption"]
 
     def needed(self) -> tuple[str, ...]:
         """The roles a row must have."""
@@ -301,3 +313,32 @@ def _looks_like_picture(value: Any) -> bool:
     return isinstance(value, bytes | dict) or (
         isinstance(value, str) and (is_picture_name(value) or value.endswith(".npy"))
     )
+
+
+def merge_captions(rows: Iterable[dict], reader: RecordReader) -> Iterator[tuple[dict, int]]:
+    """Rows in which rows of one picture that follow on one another and differ in their captions
+    alone are one, with all the captions; and of how many rows each is made."""
+    held: tuple[dict, int, Any] | None = None
+    try:
+        for row in rows:
+            same = reader.all_but_caption(row)
+            if held is not None and same is not None and same == held[2]:
+                held = _with_captions(held[0], row, reader), held[1] + 1, same
+                journal.note_merged()
+                continue
+            if held is not None:
+                yield held[:2]
+            held = row, 1, same
+    except Exception:  # of the file: what was read before is good
+        if held is not None:
+            yield held[:2]
+        raise
+    if held is not None:
+        yield held[:2]
+
+
+def _with_captions(row: dict, other: dict, reader: RecordReader) -> dict:
+    field = next(name for name in reader.names("caption") if row.get(name) is not None)
+    values = (reader.get(one, "caption") for one in (row, other))
+    captions = dict.fromkeys(c for value in values for c in check_captions(value))
+    return {**row, field: list(captions)}

@@ -35,10 +35,6 @@ from onediff_jax.data.sources.table_rows import SUFFIXES, find_layout, iterate_r
 
 __all__ = ["SUFFIXES", "TableSource", "iterate_rows"]
 
-# Roles that must agree for the captions of two rows to be those of one picture.
-_SAME = ("image", "source", "source_caption", "item", "regions", "group")
-_SAME = (*_SAME, "mask_path", "repeats", "is_reg")
-
 
 class TableSource:
     """Rows that name picture files.
@@ -225,9 +221,8 @@ class TableSource:
 
     def _picture(self, name: str, row: dict) -> str | None:
         """What rows of one picture have in common; None for rows that stand alone."""
-        with contextlib.suppress(BadData, TypeError, ValueError):
-            if check_captions(self._reader.get(row, "caption")):
-                same = [self._reader.get(row, role) for role in _SAME]
+        with contextlib.suppress(TypeError, ValueError):
+            if (same := self._reader.all_but_caption(row)) is not None:
                 folder = posixpath.dirname(name) if self._root is None else ""
                 return json.dumps([folder, same], sort_keys=True)
         return None

@@ -4,6 +4,7 @@ import pickle
 import pytest
 
 from onediff_jax.data.sources import open_source
+from onediff_jax.data.sources.records import RecordReader, merge_captions
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -37,6 +38,34 @@ def test_the_hugging_face_layout(files, read):
     assert [r.key for r in copy.read(copy.shards()[1])] == [
         f"train-00000.parquet:{i}" for i in range(4, 8)
     ]
+
+
+def test_a_row_per_caption(files, read):
+    """Rows that follow on one another; another picture, a bad caption or none stands alone."""
+    one, two = (files.encode(files.photo(seed)) for seed in (1, 2))
+    images = [one, one, one, two, two, one, one, one]
+    texts = ["a", "b", "a", "c", None, "d", None, "e"]
+    write(files, "rows.parquet", {"image": images, "text": texts}, row_group_size=8)
+    found = read("parquet", files.path("rows.parquet"))
+    assert [(r.key.partition(":")[2], r.captions[0]) for r in found.good] == [
+        ("0", ("a", "b")),
+        ("3", ("c",)),
+        ("4", ()),
+        ("5", ("d",)),
+        ("6", ()),
+        ("7", ("e",)),
+    ]
+
+
+def test_rows_before_a_damaged_one_are_kept():
+    def rows():
+        yield from ({"image": b"1", "text": text} for text in "ab")
+        raise OSError("damaged")
+
+    found = []
+    with pytest.raises(OSError, match="damaged"):
+        found.extend(merge_captions(rows(), RecordReader()))
+    assert found == [({"image": b"1", "text": ["a", "b"]}, 2)]
 
 
 def test_plain_bytes_paths_and_bad_rows(files, read):
