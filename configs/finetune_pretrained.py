@@ -95,6 +95,8 @@ def _common(folder: str) -> ConfigDict:
     c.data.encoder = "released"  # folder of the autoencoder that made their latents
     c.data.encode = "stored"  # or online: pixels through that autoencoder beside the training
     c.data.evaluate_on = "held_out"  # or train
+    c.data.bucket_cache_gib = 64.0  # of copies of folders in object stores
+    c.data.block = 0  # neighbours that stay together in the order; 0: none do
     c.data.prior_weight = 1.0  # of the loss of examples with is_reg
     c.data.flip_share = 0.0  # of examples, mirrored where that leaves them true
     c.data.random_crop = False  # of pictures of text2image that are larger than their slot

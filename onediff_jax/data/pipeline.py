@@ -1,6 +1,7 @@
 """The stream of rows: grain datasets of bundles, mixed by weight, packed, batched, resumable."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from onediff_jax.tasks.definitions import BUILT_IN, TaskSet, get_task
 from onediff_jax.tasks.prompts import without_caption
 
 STREAM_VERSION = 2  # raise it when the same settings start to give other rows
+_TOGETHER = 8  # blocks whose records are drawn together
+_AHEAD = 256  # rows after which a file of a store will be wanted that is fetched now
 _ENDLESS = 2**40  # batches; an epoch does not end, bundles repeat
 _RESTARTS = 3  # of reading processes that are killed before they bring a batch
 _SHARED_FROM = 1 << 16  # bytes; smaller arrays of a worker come through its pipe
@@ -86,6 +89,50 @@ class References:
         return Reference(f"{self._name}/{int(index)}", self._source, int(index))
 
 
+class Blocks:
+    """An endless source whose passes draw the order of blocks of neighbours, and then that of the
+    records of every eight blocks: whoever reads it needs few files at a time.
+
+    Args:
+      source: what is read.
+      block: neighbours per block.
+      seed: of the orders.
+    """
+
+    def __init__(self, source: Any, block: int, seed: int):
+        self._source, self._block, self._seed = source, block, seed
+        self._order = functools.lru_cache(maxsize=4)(self._draw_order)
+        self._window = functools.lru_cache(maxsize=16)(self._draw_window)
+
+    def __reduce__(self):
+        return Blocks, (self._source, self._block, self._seed)
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        number, place = divmod(int(index), len(self._source))
+        ends, _ = self._order(number)
+        window = int(np.searchsorted(ends, place, side="right"))
+        first = int(ends[window - 1]) if window else 0
+        return self._source[int(self._window(number, window)[place - first])]
+
+    def _draw_order(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of a pass: where each window of blocks ends, and the order of the blocks."""
+        count, block = len(self._source), self._block
+        order = np.random.default_rng((self._seed, number)).permutation(-(-count // block))
+        sizes = np.minimum(count - order * block, block)
+        return np.cumsum(np.add.reduceat(sizes, np.arange(0, len(order), _TOGETHER))), order
+
+    def _draw_window(self, number: int, window: int) -> np.ndarray:
+        """The records of a window of a pass, in their order."""
+        blocks = self._order(number)[1][window * _TOGETHER : (window + 1) * _TOGETHER]
+        starts = [int(block) * self._block for block in blocks]
+        ends = [min(start + self._block, len(self._source)) for start in starts]
+        records = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+        return np.random.default_rng((self._seed, number, window)).permutation(records)
+
+
 class BatchSource:
     """Random access to packed batches: row i takes bundles i·n … i·n + n − 1 of each task group.
 
@@ -141,10 +188,16 @@ class BatchSource:
     def _row(self, row: int) -> list[Placed | None]:
         rng = np.random.default_rng((self._seed, row))
         placed: list[Placed | None] = []
+        remote = False
         for found in self.references(0, row):
             # What is left out is drawn for all the same: the rest of the row stays what it was.
             item = self._place(found.read().draw(rng), rng)
             placed.append(None if found.name in self.left_out else item)
+            remote |= getattr(found.source, "is_remote", False)
+        if remote:  # what the stream will want is on its way meanwhile
+            for later in self.references(0, row + _AHEAD):
+                if getattr(later.source, "is_remote", False):
+                    later.source.prefetch(later.index)
         return placed
 
     def _place(self, bundle: Encoded, rng: np.random.Generator) -> Placed:
@@ -170,12 +223,15 @@ def mix_groups(
     weights: Mapping[str, float],
     seed: int,
     trays: Mapping[str, str] | None = None,
+    *,
+    block: int = 0,
 ) -> dict[str, grain.MapDataset]:
     """One endless dataset per tray: shuffled, repeated sources in the proportion of weights.
 
     Args:
       sources: per task a random-access source of examples, or a Mixture of such.
       trays: per task the tray of its slots, see RowLayout.tray; None: the built-in tasks' groups.
+      block: neighbours of a source that stay together, see Blocks; 0: none do.
 
     Raises ValueError for a negative weight, or a group whose weights are all zero.
     """
@@ -185,7 +241,7 @@ def mix_groups(
             raise ValueError(f"the weight of task {name} is {weights[name]}; it must be ≥ 0")
         if weights[name] == 0:
             continue
-        dataset = _endless(source, seed + number, name)
+        dataset = _endless(source, seed + number, name, block)
         tray = get_task(name).group if trays is None else trays[name]
         groups.setdefault(tray, []).append((dataset, weights[name]))
     return {group: _mixed(members) for group, members in groups.items()}
@@ -198,10 +254,12 @@ def _mixed(members: Sequence[tuple[grain.MapDataset, float]]) -> grain.MapDatase
     return grain.MapDataset.mix([d for d, _ in members], [w for _, w in members])
 
 
-def _endless(source: Any, seed: int, name: str) -> grain.MapDataset:
+def _endless(source: Any, seed: int, name: str, block: int) -> grain.MapDataset:
     if isinstance(source, Mixture):
         parts = enumerate(source.parts)
-        return _mixed([(_endless(part, seed, f"{name}/{i}"), w) for i, (part, w) in parts])
+        return _mixed([(_endless(p, seed, f"{name}/{i}", block), w) for i, (p, w) in parts])
+    if block:
+        return grain.MapDataset.source(Blocks(References(source, name), block, seed))
     return grain.MapDataset.source(References(source, name)).seed(seed).shuffle().repeat(None)
 
 

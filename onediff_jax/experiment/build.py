@@ -115,7 +115,8 @@ class Experiment:
         kwargs.setdefault("batch_size", config.train.batch_rows * config.train.accumulate)
         reading = {name: config.data[name] for name in _READING}
         trays = {name: self.layout.tray(self.slots(name)[0]) for name in tasks}
-        groups = mix_groups(sources, tasks, config.seed, trays)
+        block = complete("data", config.data.to_dict())["block"] if self.prepared else 0
+        groups = mix_groups(sources, tasks, config.seed, trays, block=block)
         options = {"seed": config.seed, "tasks": self.tasks} | reading | kwargs
         return row_batches(groups, self.packer, self.draws, **options)
 

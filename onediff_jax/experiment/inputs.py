@@ -107,7 +107,7 @@ def _make_prepared(
 ) -> tuple[PictureCodec, PreparedData]:
     data = config.data
     fields = complete("data", data.to_dict())
-    folders = open_folders(data.folders)
+    folders = open_folders(data.folders, fields["bucket_cache_gib"])
     first = folders[0][0]
     online = fields["encode"] == "online"
     if online and (first.pictures["kind"] != "pixels" or data.encoder == "light"):

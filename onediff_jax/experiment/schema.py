@@ -297,6 +297,30 @@ FIELDS = (
         only="prepared",
     ),
     Field(
+        "data.bucket_cache_gib",
+        "float",
+        "Room on this machine for copies of files of data.folders that are in object stores; those "
+        "used least recently are copied again. At least ten files' worth; up to 16 files of a task "
+        "that are being read take room beyond it.",
+        POSITIVE,
+        "GiB",
+        lacking=64.0,
+        free=True,
+        only="prepared",
+    ),
+    Field(
+        "data.block",
+        "int",
+        "Records that are neighbours in a folder and come in the same part of a pass, as files of "
+        "object stores need: the order is drawn of blocks, and of the records of eight blocks "
+        "together. 0: of all records.",
+        NOT_NEGATIVE,
+        "records",
+        lacking=0,
+        stream=True,
+        only="prepared",
+    ),
+    Field(
         "data.prior_weight",
         "float",
         "Weight in the loss of examples with is_reg, which only keep what the network knows.",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -237,7 +238,9 @@ class CachedText:
         return text, mask
 
 
-def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
+def open_folders(
+    folders: Sequence, cache_gib: float = math.inf
+) -> tuple[tuple[PreparedFolder, float], ...]:
     """The folders of config.data.folders: paths, or (path, weight) pairs.
 
     Raises ValueError for no folder, a bad entry, a negative weight, or folders whose pictures or
@@ -250,7 +253,7 @@ def open_folders(folders: Sequence) -> tuple[tuple[PreparedFolder, float], ...]:
         path, weight = (entry, 1.0) if isinstance(entry, str) else entry
         if weight < 0:
             raise ValueError(f"data.folders: the weight of {path} is {weight}; it must be ≥ 0")
-        opened.append((PreparedFolder(path), float(weight)))
+        opened.append((PreparedFolder(path, cache_bytes=cache_gib * 2**30), float(weight)))
     first = opened[0][0]
     for other, _ in opened[1:]:
         for what in ("pictures", "text"):

@@ -32,13 +32,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from onediff_jax.data.prepared.bucket import Bucket
 from onediff_jax.data.prepared.parts import part_file, part_name, read_part, survey
 from onediff_jax.data.prepared.plan import READABLE, Plan
 from onediff_jax.data.prepared.split import share_for
 from onediff_jax.data.prepared.writer import MANIFEST_FILE, PLAN_FILE
 from onediff_jax.data.sources.base import Source
 from onediff_jax.data.sources.report import Report
-from onediff_jax.files import FileError, read_json, replace_file, text_hash, write_json
+from onediff_jax.files import FileError, is_remote, read_json, replace_file, text_hash, write_json
 from onediff_jax.tasks.definitions import TaskSet
 
 FILE = MANIFEST_FILE
@@ -253,6 +254,13 @@ def read_manifest(folder: str | Path, *, verify: bool = True) -> dict[str, Any]:
     Raises PreparedError when there is none, it does not parse, is of another version, or is not as
     it was written.
     """
+    if is_remote(folder):
+        try:
+            folder = Bucket(str(folder)).manifest()
+        except Exception as error:  # a store's own kinds
+            raise PreparedError(
+                f"{folder} cannot be reached ({type(error).__name__}: {error})"
+            ) from error
     file = Path(folder) / FILE
     if not file.exists():
         state = (

@@ -22,13 +22,17 @@ from scipy import special
 from onediff_jax.data.bundle import Bundle, Encoded
 from onediff_jax.data.codec import PictureCodec
 from onediff_jax.data.prepared.augment import cropped, may_mirror, mirrored
+from onediff_jax.data.prepared.bucket import Bucket
 from onediff_jax.data.prepared.manifest import FILE, PreparedError, read_index, read_manifest
 from onediff_jax.data.prepared.record import Record, from_bytes, prompt_choices, prompt_of
+from onediff_jax.files import is_remote
 from onediff_jax.tasks import cameras as ray_maps
 from onediff_jax.tasks.definitions import BUILT_IN, TaskSet
 from onediff_jax.tasks.own import own_tasks
 
 _OPEN_FILES = 128  # per folder, task and split
+_OPEN_COPIES = 16  # of a store's: a copy that is removed takes room until it is closed
+_TRIES = 5
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _QUANTILES = special.ndtri((np.arange(65536) + 0.5) / 65536).astype(np.float32)
 # Every float16 as float32 and, as a log-variance, its deviation, by its bits: a table is quicker
@@ -42,14 +46,21 @@ _BUFFER = 1 << 16  # bytes; the default, 1 MiB, is for reading in sequence
 class PreparedFolder:
     """A finished prepared folder. Attributes: path, manifest.
 
-    Raises PreparedError when it is none, or a file of it is gone or has another size.
+    Args:
+      path: of the folder, which may be in a store (bucket.py).
+      cache_bytes: room for copies of a store's files on this machine.
+
+    Raises PreparedError when it is none, or a file of it is gone or has another size; of a store's
+    files that is seen when they are read.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.manifest: dict[str, Any] = read_manifest(self.path)
+    def __init__(self, path: str | Path, *, cache_bytes: float = float("inf")):
+        self.bucket = Bucket(str(path), cache_bytes) if is_remote(path) else None
+        self.path = Path(path) if self.bucket is None else self.bucket.folder
+        self.name = str(path)
+        self.manifest: dict[str, Any] = read_manifest(path)
         self._left_out: dict[str, np.ndarray] = {}
-        for facts in self.manifest["files"]:
+        for facts in self.manifest["files"] if self.bucket is None else ():
             file = self.path / facts["file"]
             size = file.stat().st_size if file.exists() else None
             if size != facts["bytes"]:
@@ -92,7 +103,7 @@ class PreparedFolder:
         repeats = None
         if split == "train" and any(facts.get("repeated") for facts in files):
             repeats = np.concatenate([self._repeats[facts["file"]] for facts in files])
-        return Records(self.path, files, gone, repeats)
+        return Records(self.bucket or self.path, files, gone, repeats)
 
     @functools.cached_property
     def _repeats(self) -> dict[str, np.ndarray]:
@@ -134,6 +145,8 @@ class PreparedFolder:
         """A line per record, see manifest.read_index; none for folders of versions before 4."""
         for facts in self.manifest.get("index", ()):
             file = self.path / facts["file"]
+            if self.bucket:
+                file = self.bucket.file(facts)
             try:
                 yield from read_index(file)
             except (OSError, ValueError) as error:
@@ -150,7 +163,7 @@ class Records:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | Bucket,
         files: list[dict[str, Any]],
         left_out: np.ndarray | None = None,
         repeats: np.ndarray | None = None,
@@ -175,14 +188,7 @@ class Records:
         return (self._ends[-1] if self._ends else 0) - len(self._left_out)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
-        index = int(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        if self._repeats is not None:
-            index = int(np.searchsorted(self._until, index, side="right"))
-        index += int(np.searchsorted(self._gaps, index, side="right"))
-        number = bisect.bisect_right(self._ends, index)
-        position = index - (self._ends[number - 1] if number else 0)
+        number, position = self._place(int(index))
         try:
             return from_bytes(self._reader(number).read([position])[0])
         except (ValueError, RuntimeError, IndexError) as error:
@@ -191,17 +197,57 @@ class Records:
                 "prepare --check tells what else is damaged"
             ) from error
 
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of the file of a record, and its place there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        if self._repeats is not None:
+            index = int(np.searchsorted(self._until, index, side="right"))
+        index += int(np.searchsorted(self._gaps, index, side="right"))
+        number = bisect.bisect_right(self._ends, index)
+        return number, index - (self._ends[number - 1] if number else 0)
+
+    def prefetch(self, index: int) -> None:
+        """Begins to copy the file of a record from its store; nothing for files that are here."""
+        if isinstance(self._folder, Bucket):
+            self._folder.prefetch(self._files[self._place(index)[0]])
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are copied from a store."""
+        return isinstance(self._folder, Bucket)
+
     def _path(self, number: int) -> Path:
-        return self._folder / self._files[number]["file"]
+        folder = self._folder.folder if isinstance(self._folder, Bucket) else self._folder
+        return folder / self._files[number]["file"]
+
+    def _open(self, number: int) -> ArrayRecordReader:
+        path = self._path(number)
+        for _ in range(_TRIES):
+            if isinstance(self._folder, Bucket):
+                path = self._folder.file(self._files[number])
+            try:
+                return ArrayRecordReader(
+                    str(path), _READER_OPTIONS, file_reader_buffer_size=_BUFFER
+                )
+            except Exception:
+                if not self.is_remote or path.exists():
+                    raise  # else it was removed to make room, after it was copied
+        raise PreparedError(
+            f"{path} is removed before it can be read: data.bucket_cache_gib is too small"
+        )
 
     def _reader(self, number: int) -> ArrayRecordReader:
         with self._lock:
-            reader = self._readers.pop(number, None)
+            reader = self._readers.get(number)
+        # Others read on while a file of a store is copied.
+        opened = self._open(number) if reader is None and self.is_remote else None
+        with self._lock:
+            reader = self._readers.pop(number, None) or opened
             if reader is None:
-                path = str(self._path(number))
-                reader = ArrayRecordReader(path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER)
+                reader = self._open(number)
             self._readers[number] = reader
-            if len(self._readers) > _OPEN_FILES:
+            if len(self._readers) > (_OPEN_COPIES if self.is_remote else _OPEN_FILES):
                 # Not closed: another thread may be reading. It goes when nobody holds it.
                 self._readers.popitem(last=False)
             return reader
@@ -354,6 +400,15 @@ class PreparedExamples:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `prefetch` has something to do."""
+        return self._records.is_remote
+
+    def prefetch(self, index: int) -> None:
+        """Begins to copy the file that an example is in from its store."""
+        self._records.prefetch(index)
 
     def __getitem__(self, index: SupportsIndex) -> Stored:
         return Stored(self._records[index], self._decoding)

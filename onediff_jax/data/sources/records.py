@@ -319,18 +319,26 @@ def merge_captions(rows: Iterable[dict], reader: RecordReader) -> Iterator[tuple
     """Rows in which rows of one picture that follow on one another and differ in their captions
     alone are one, with all the captions; and of how many rows each is made."""
     held: tuple[dict, int, Any] | None = None
-    for row in rows:
-        same = reader.all_but_caption(row)
-        if held is not None and same is not None and same == held[2]:
-            earlier, count, _ = held
-            field = next(n for n in reader.names("caption") if earlier.get(n) is not None)
-            values = (reader.get(one, "caption") for one in (earlier, row))
-            captions = dict.fromkeys(c for value in values for c in check_captions(value))
-            held = {**earlier, field: list(captions)}, count + 1, same
-            journal.note_merged()
-            continue
+    try:
+        for row in rows:
+            same = reader.all_but_caption(row)
+            if held is not None and same is not None and same == held[2]:
+                held = _with_captions(held[0], row, reader), held[1] + 1, same
+                journal.note_merged()
+                continue
+            if held is not None:
+                yield held[:2]
+            held = row, 1, same
+    except Exception:  # of the file: what was read before is good
         if held is not None:
             yield held[:2]
-        held = row, 1, same
+        raise
     if held is not None:
         yield held[:2]
+
+
+def _with_captions(row: dict, other: dict, reader: RecordReader) -> dict:
+    field = next(name for name in reader.names("caption") if row.get(name) is not None)
+    values = (reader.get(one, "caption") for one in (row, other))
+    captions = dict.fromkeys(c for value in values for c in check_captions(value))
+    return {**row, field: list(captions)}

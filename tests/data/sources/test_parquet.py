@@ -4,6 +4,7 @@ import pickle
 import pytest
 
 from onediff_jax.data.sources import open_source
+from onediff_jax.data.sources.records import RecordReader, merge_captions
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -54,6 +55,17 @@ def test_a_row_per_caption(files, read):
         ("6", ()),
         ("7", ("e",)),
     ]
+
+
+def test_rows_before_a_damaged_one_are_kept():
+    def rows():
+        yield from ({"image": b"1", "text": text} for text in "ab")
+        raise OSError("damaged")
+
+    found = []
+    with pytest.raises(OSError, match="damaged"):
+        found.extend(merge_captions(rows(), RecordReader()))
+    assert found == [({"image": b"1", "text": ["a", "b"]}, 2)]
 
 
 def test_plain_bytes_paths_and_bad_rows(files, read):
