@@ -146,7 +146,7 @@ class Lpips:
         import torch
 
         package = importlib.util.find_spec("lpips")
-        if package is None:
+        if package is None or package.origin is None:
             raise ValueError("its linear weights are part of the lpips package: pip install lpips")
         linear = Path(package.origin).parent / "weights" / "v0.1" / "alex.pth"
         self._trunk = _arrays(torch.load(file, map_location="cpu", weights_only=True))

@@ -117,9 +117,9 @@ class RawExample:
             raise ValueError(
                 f"{self.key}: {len(self.cameras)} cameras for {len(self.images)} images"
             )
-        if self.mask is not None and self.mask.shape != self.images[0].shape[:2]:
+        if self.mask is not None and self.mask.shape != self.target.shape[:2]:
             raise ValueError(
-                f"{self.key}: a mask {self.mask.shape} for a picture {self.images[0].shape[:2]}"
+                f"{self.key}: a mask {self.mask.shape} for a picture {self.target.shape[:2]}"
             )
         for index, image in enumerate(self.images):
             if image is None and index and self.own is not None:

@@ -57,7 +57,7 @@ class DreamBench(Benchmark):
         return items
 
     def prediction(self, item: Item) -> list[Path] | None:
-        return sorted((self.predictions / item.name).glob("*.png")) or None
+        return sorted((self.predicted / item.name).glob("*.png")) or None
 
     def prepare(self, items) -> None:
         for item in items:
@@ -89,10 +89,10 @@ def _read(listing: Path) -> tuple[dict[str, str], list[str], list[str]]:
     things, _, animals = prompts.partition("Live Subject Prompts")
     pairs = [line.split(",") for line in head.splitlines() if "," in line]
     classes = {a.strip(): b.strip() for a, b in pairs if a.strip() != "subject_name"}
-    lists = [_PROMPT.findall(part) for part in (things, animals)]
-    if not found or not classes or not all(lists):
+    of_things, of_animals = (_PROMPT.findall(part) for part in (things, animals))
+    if not found or not classes or not of_things or not of_animals:
         raise LayoutError(f"{listing} has no classes, object prompts and live subject prompts")
-    return classes, *lists
+    return classes, of_things, of_animals
 
 
 def _is_picture(path: Path) -> bool:

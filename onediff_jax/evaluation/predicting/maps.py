@@ -64,7 +64,7 @@ class EdgePredictor(_MapPredictor):
         with Image.open(item.files["image"]) as picture:
             size = picture.size
         strength = get_role("hed").read(made[0][0], {})
-        whole = cv2.resize(np.float32(strength), size, interpolation=cv2.INTER_LINEAR)
+        whole = cv2.resize(np.asarray(strength, np.float32), size, interpolation=cv2.INTER_LINEAR)
         write_picture(self.file(item), np.rint(np.clip(whole, 0, 1) * 255).astype(np.uint8))
 
 
@@ -219,5 +219,5 @@ def _cut(picture: np.ndarray, left: float, top: float, side: float) -> np.ndarra
     """The square of a picture, black beyond its borders; as many pixels as it covers."""
     pixels = max(16, round(side))
     scale = pixels / side
-    moved = np.float32([[scale, 0, -left * scale], [0, scale, -top * scale]])
+    moved = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]], np.float32)
     return cv2.warpAffine(picture, moved, (pixels, pixels), flags=cv2.INTER_AREA)
