@@ -3,6 +3,7 @@
     python -m onediff_jax.evaluate --source=WORKDIR|FOLDER --out=DIR [--tasks=image2depth,…]
     python -m onediff_jax.evaluate --predictions=FOLDER --benchmark=NAME:FOLDER --out=DIR
     python -m onediff_jax.evaluate --compare=DIR,DIR --out=DIR
+    python -m onediff_jax.evaluate --table=DIR
 
 Writes DIR/metrics.json, DIR/report.md and DIR/report.html, and prints the table. With --check it
 exits with code 1 when something that is required of a trained model does not hold.
@@ -28,7 +29,8 @@ from onediff_jax.evaluation.benchmarks.scoring import score_predictions
 from onediff_jax.evaluation.compare import compare
 from onediff_jax.evaluation.networks import FLAGS, HELP, open_networks
 from onediff_jax.evaluation.of_model import Found, on_benchmarks, on_folders, on_world
-from onediff_jax.evaluation.report import FILES, Report, table, write_report
+from onediff_jax.evaluation.report import FILES, Report, table, table_page, write_report
+from onediff_jax.evaluation.results import read_rows
 from onediff_jax.evaluation.scores.case import Row
 from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out_loss
 from onediff_jax.evaluation.scores.table import check_lines, loss_table
@@ -49,7 +51,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--source", help="workdir of a run, or an exported folder")
-    add("--out", required=True, help="folder for metrics.json, report.md and report.html")
+    add("--out", help="folder for metrics.json, report.md and report.html")
+    add("--table", help="folder of an evaluation: prints its numbers in Markdown, nothing else")
     add("--compare", help="folders of evaluations, with commas: paired differences to the first")
     add("--predictions", help="files of any system in the benchmark's layout, instead of --source")
     add(
@@ -87,6 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.limit is not None and options.limit <= 0:
             raise ValueError(f"--limit={options.limit} must be positive")
+        if options.table is not None:
+            print(table(read_rows(Path(options.table))))
+            return 0
+        if options.out is None:
+            raise ValueError("--out is missing: the folder for metrics.json and the report")
         if options.compare is not None:
             return _compare(options)
         if options.predictions is not None:
@@ -105,7 +113,8 @@ def _compare(options: argparse.Namespace) -> int:
     found = compare(folders)
     out = _writable(Path(options.out))
     replace_file(out / "compare.md", (found + "\n").encode())
-    print(f"{found}\n\nwrote compare.md in {out}")
+    replace_file(out / "compare.html", table_page("Evaluations compared", found).encode())
+    print(f"{found}\n\nwrote compare.md, compare.html in {out}")
     return 0
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from onediff_jax.data.prepared.reader import PreparedFolder
@@ -136,14 +135,14 @@ def on_benchmarks(
     limit: int | None,
     networks: dict[str, Any] | None = None,
     known_views: Sequence[int] = (1, 2, 3),
-    mesh: Mesh | None = None,
 ) -> Found:
     """Benchmarks whose predictions the model makes: written as files, then scored as any other's.
 
     Args:
       networks: option → network that a benchmark's numbers need.
       known_views: given views of gso30.
-      mesh: devices that share the work. Processes share the examples; the first one scores.
+
+    Processes of one jax.distributed share the examples; the first one scores.
 
     Raises ValueError for a benchmark whose task the model was not trained on.
     """
@@ -165,7 +164,7 @@ def on_benchmarks(
                 found.notes.append(f"{place} held predictions of others: made anew")
             meet()
             _predict_and_score(
-                *(found, source, name, folder, place, networks, mesh),
+                *(found, source, name, folder, place, networks),
                 {"steps": number, "guidance": guidance, "seed": seed, "limit": limit},
             )
         found.facts.append(f"benchmark {name} in {folder}")
@@ -173,7 +172,7 @@ def on_benchmarks(
     return found
 
 
-def _predict_and_score(found, source, name, folder, place, networks, mesh, how) -> None:
+def _predict_and_score(found, source, name, folder, place, networks, how) -> None:
     """One benchmark with one number of steps, into what was found."""
     benchmark = open_benchmark(name, folder, None, {})
     benchmark.predictions = place  # which says how many views are known
@@ -183,7 +182,7 @@ def _predict_and_score(found, source, name, folder, place, networks, mesh, how) 
     share = (jax.process_index(), jax.process_count())
     mine = len(items[share[0] :: share[1]])
     with tqdm(total=mine, desc=f"generating {name}", dynamic_ncols=True) as bar:
-        predict(source, predictor, share=share, mesh=mesh, advance=bar.update, **how)
+        predict(source, predictor, share=share, advance=bar.update, **how)
     meet()
     if jax.process_index():
         return

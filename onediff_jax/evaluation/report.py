@@ -176,7 +176,9 @@ td.good { color: var(--good); font-weight: 700; } tbody tr:hover { background: v
 figure { margin: 0; flex: 1 1 0; min-width: 76px; max-width: 200px; }
 figure img { display: block; width: 100%; height: auto; background: #000; }
 figcaption { font-size: 0.8rem; color: var(--faint); } pre { overflow-x: auto; }
-@media (max-width: 480px) { .cards { grid-template-columns: 1fr; } }
+caption { text-align: left; color: var(--faint); }
+@media (max-width: 700px) { .cards { grid-template-columns: 1fr; } table { min-width: 60rem; }
+  nav { max-height: 9rem; overflow-y: auto; border: 1px solid var(--line); margin: 0 1.5rem; } }
 """
 
 
@@ -208,6 +210,29 @@ def page(report: Report) -> str:
         '<a class="skip" href="#numbers">Skip to the numbers</a>'
         f'<header><h1>{title}</h1><ul class="facts">{facts}</ul>{told}</header>'
         f'<nav aria-label="Contents"><ul>{links}</ul></nav><main>{body}</main></body></html>\n'
+    )
+
+
+def table_page(title: str, table: str) -> str:
+    """A Markdown table as a page that needs nothing else, in the report's style."""
+    lines = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
+    head, *rows = [[html.escape(cell.strip()) for cell in line] for line in lines if line]
+    rows = [row for row in rows if set("".join(row)) - {"-"}]
+    told = [line for line in table.splitlines() if line and not line.startswith("|")]
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{c}</td>" for c in row[1:]) + "</tr>"
+        for row in rows
+    )
+    heads = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in told)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body><header><h1>{html.escape(title)}</h1>{notes}</header>"
+        '<main><div class="scroll" tabindex="0" role="region" aria-label="Table of numbers">'
+        f"<table><caption>{len(rows)} numbers; differences are to the first</caption>"
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div></main></body></html>\n"
     )
 
 

@@ -3,9 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from onediff_jax.files import read_json
 
 REPLICATES, CONFIDENCE = 1000, 0.95
 
@@ -61,6 +64,23 @@ class Result:
             row[key] = {name: finite(value) for name, value in row[key].items()}
         row.pop("items")  # a file's worth of numbers: in "items" of metrics.json
         return row | {"beats_all": self.beats_all if self.controls else None}
+
+
+def read_rows(folder: Path) -> list[Result]:
+    """The rows of an evaluation's metrics.json. Raises ValueError where there is none."""
+    file = folder / "metrics.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no evaluation: it has no metrics.json")
+    names = [field.name for field in dataclasses.fields(Result) if field.name != "items"]
+    rows = []
+    for row in read_json(file)["rows"]:
+        known = {name: row[name] for name in names if name in row}
+        for key in ("controls", "upper_bound"):
+            known[key] = {n: math.nan if v is None else v for n, v in row.get(key, {}).items()}
+        known["value"] = math.nan if row["value"] is None else row["value"]
+        known["interval"] = row.get("interval") and tuple(row["interval"])
+        rows.append(Result(**known))
+    return rows
 
 
 def key_of(row: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 import pytest
 
+from onediff_jax import evaluate as command
 from onediff_jax.evaluation.compare import compare
-from onediff_jax.evaluation.report import Report, write_report
+from onediff_jax.evaluation.report import Report, table, write_report
 from onediff_jax.evaluation.results import Result
 
 
@@ -32,3 +33,26 @@ def test_what_cannot_be_compared_is_said(tmp_path):
         compare([first, evaluation(tmp_path / "b", [1, 2], "rmse")])
     with pytest.raises(ValueError, match=r"metrics.json"):
         compare([first, tmp_path])
+
+
+def test_the_table_is_printed_from_metrics_json(tmp_path, capsys):
+    """The same lines as the report's, without a model."""
+    rows = [
+        Result("a", "set", "p", "psnr", 12.5, 3, (11.0, 14.0), controls={"input": 10.0}, steps=4),
+        Result("b", "set", "p", "abs_rel", float("nan"), 1, None, "lower", paper=0.068),
+    ]
+    write_report(tmp_path, Report("title", [], rows))
+    assert command.main([f"--table={tmp_path}"]) == 0
+    assert capsys.readouterr().out.strip() == table(rows)
+    assert command.main([f"--table={tmp_path / 'none'}"]) == 1
+    assert "has no metrics.json" in capsys.readouterr().err
+
+
+def test_the_comparison_is_a_page_too(tmp_path):
+    first = evaluation(tmp_path / "a", [0.1, 0.5, 0.9])
+    second = evaluation(tmp_path / "b<i>", [0.09, 0.48, 0.89])
+    out = tmp_path / "out"
+    assert command.main([f"--compare={first},{second}", f"--out={out}"]) == 0
+    page = (out / "compare.html").read_text()
+    assert page.count("<tr>") == 2 and "b&lt;i&gt;" in page and "b<i>" not in page
+    assert (out / "compare.md").read_text().count("\n") == 3

@@ -11,7 +11,7 @@ from onediff_jax.data.layout import Slot
 from onediff_jax.evaluation.benchmarks.registry import BENCHMARKS
 from onediff_jax.evaluation.benchmarks.scoring import score_predictions
 from onediff_jax.evaluation.benchmarks.views import GSO30
-from onediff_jax.evaluation.predicting import PREDICTORS
+from onediff_jax.evaluation.predicting import PREDICTORS, base
 from onediff_jax.evaluation.predicting.base import prepare_folder
 from onediff_jax.sampling.request import make_plan
 from onediff_jax.tasks.cameras import cameras_from_transforms
@@ -222,6 +222,34 @@ def test_predictions_of_other_weights_are_made_anew(tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("x")
     with pytest.raises(ValueError, match="holds files that this command did not write"):
         prepare_folder(tmp_path / "mine", {"weights": "a"})
+
+
+def test_shares_and_a_second_start_give_the_same_files(rooms, tmp_path, monkeypatch):
+    """Two processes' shares are together what one makes; what is there is not made again."""
+    asked = []
+
+    def fake(experiment, steps, guidance):
+        def sample(params, requests):
+            asked.extend(requests)
+            return [[np.full((SIDE, SIDE, 3), r.seed % 251, np.uint8)] for r in requests]
+
+        return sample
+
+    monkeypatch.setattr(base, "_Samplers", fake)
+    source = SimpleNamespace(experiment=model(), params=None)
+
+    def files(name, *shares):
+        benchmark = BENCHMARKS["ade20k"](rooms, None, {})
+        predictor = PREDICTORS["ade20k"](benchmark, model(), tmp_path / name)
+        for share in shares:
+            base.predict(source, predictor, steps=1, guidance=1.0, seed=3, share=share)
+        return {p.name: p.read_bytes() for p in (tmp_path / name).glob("*.png")}
+
+    whole = files("one", (0, 1))
+    assert len(whole) == 2 and len({r.seed for r in asked}) == 2
+    assert files("two", (1, 2), (0, 2)) == whole
+    count = len(asked)
+    assert files("one", (0, 1)) == whole and len(asked) == count
 
 
 def test_every_benchmark_has_a_predictor():

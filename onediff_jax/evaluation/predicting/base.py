@@ -6,13 +6,13 @@ evaluation goes on; they are made anew where other weights or settings made them
 
 import abc
 import dataclasses
+import io
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jax.sharding import Mesh
 from PIL import Image
 
 from onediff_jax.data.codec import to_uint8
@@ -88,7 +88,6 @@ def predict(
     seed: int,
     limit: int | None = None,
     share: tuple[int, int] = (0, 1),
-    mesh: Mesh | None = None,
     advance: Callable[[int], Any] = lambda count: None,
 ) -> None:
     """Writes the files of every example that has none yet.
@@ -98,10 +97,9 @@ def predict(
     Args:
       limit: only the first so many examples.
       share: (which, of how many) processes this one is; each takes every so-manieth example.
-      mesh: devices that share the rows; the parameters lie on all of them.
       advance: called with the number of examples after every part.
     """
-    sampler = _Samplers(source.experiment, steps, guidance, mesh)
+    sampler = _Samplers(source.experiment, steps, guidance)
     items = list(enumerate(predictor.benchmark.items[:limit]))[share[0] :: share[1]]
     for first in range(0, len(items), _PART):
         part = items[first : first + _PART]
@@ -128,9 +126,9 @@ def _seed(seed: int, index: int, place: int) -> int:
 class _Samplers:
     """Generates requests of any shape; one compiled program per shape, of as many rows always."""
 
-    def __init__(self, experiment: Experiment, steps: int, guidance: float, mesh: Mesh | None):
-        self._experiment, self._mesh = experiment, mesh
-        self._options = {"steps": steps, "guidance": guidance, "mesh": mesh}
+    def __init__(self, experiment: Experiment, steps: int, guidance: float):
+        self._experiment = experiment
+        self._options = {"steps": steps, "guidance": guidance}
         self._made: dict[Slot, Sampler] = {}
 
     def __call__(self, params: Any, requests: Sequence[Request]) -> list[Made]:
@@ -187,8 +185,6 @@ def read_picture(path: Path) -> np.ndarray:
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     """A PNG, whole or not at all; uint8 or uint16, one channel or three."""
-    import io
-
     opened = io.BytesIO()
     Image.fromarray(pixels).save(opened, "png")
     path.parent.mkdir(parents=True, exist_ok=True)
