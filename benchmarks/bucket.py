@@ -1,6 +1,6 @@
 """Pictures per second from a prepared folder in an object store, which is simulated.
 
-    python benchmarks/bucket.py [--pictures=1200] [--per_file=100] [--block=50]
+    python benchmarks/bucket.py [--pictures=1200] [--per_file=50] [--block=50]
 
 The store is a folder on this machine behind fsspec whose every request takes 60 ms, and whose every
 stream gives 100 MB/s. The folder holds posteriors of pictures of 512 × 512 (32 channels at 1/8,
@@ -129,7 +129,7 @@ def measure(address: str, block: int, limit: float, rows: int) -> tuple[float, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=1200)
-    parser.add_argument("--per_file", type=int, default=100)
+    parser.add_argument("--per_file", type=int, default=50)
     parser.add_argument("--block", type=int, default=50)
     asked = parser.parse_args()
     fsspec.register_implementation("slow", SlowStore, clobber=True)

@@ -60,9 +60,10 @@ class Bucket:
     def manifest(self) -> Path:
         """A new copy of the folder's manifest; where it has none, a folder without one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "manifest.json").unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self._copy("manifest.json", None)
+        except FileNotFoundError:
+            (self.folder / "manifest.json").unlink(missing_ok=True)
         return self.folder
 
     def file(self, facts: dict[str, Any]) -> Path:
