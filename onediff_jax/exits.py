@@ -48,7 +48,10 @@ ALL = (
 # Errors of a disk, for which the input is not to blame.
 _OF_STORAGE = (*FULL, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.EFBIG)
 # How libraries that write through C++ say it.
-_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "RESOURCE_EXHAUSTED: No space")
+_FULL_TEXTS = (
+    *("No space left on device", "Disk quota exceeded", "RESOURCE_EXHAUSTED: No space"),
+    "File too large",
+)
 _OF_NETWORK = (ConnectionError, TimeoutError)
 
 

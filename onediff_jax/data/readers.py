@@ -124,7 +124,7 @@ def begin_reader(index: int, count: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    faulthandler.register(STACKS, file=sys.__stderr__, all_threads=True)
+    faulthandler.register(STACKS, file=sys.__stderr__ or sys.stderr, all_threads=True)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

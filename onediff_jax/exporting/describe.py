@@ -32,7 +32,7 @@ def index_fields(experiment: Experiment) -> dict[str, Any]:
                 group: [list(size) for size in sizes] for group, sizes in experiment.sizes.items()
             },
         },
-        "tasks": {task.name: _as_data(task) for task in trained_tasks(experiment)},
+        "tasks": {task.name: as_data(task) for task in trained_tasks(experiment)},
     }
 
 
@@ -41,7 +41,8 @@ def prompt(task: Task) -> str:
     return f"{task.token} {_PROMPTS.get(task.name, 'a caption')}"
 
 
-def _as_data(task: Task) -> dict[str, Any]:
+def as_data(task: Task) -> dict[str, Any]:
+    """A task as model_index.json has it; interop/torch_files/tasks_torch.py reads it."""
     return {
         "frames": list(task.frames),
         "repeats": task.repeats,

@@ -1,11 +1,12 @@
 """Euler sampling with any subset of frames given (arXiv 2411.16318, section 3.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
+from onediff_jax.flow.path import Arrays
 from onediff_jax.flow.schedule import euler_schedule
 
 Velocity = Callable[[Array, Array], Array]
@@ -40,7 +41,7 @@ def euler_step(
 
 
 def euler(
-    step: Callable, latents: Float[Array, "*s"], sigmas: Float[Array, "steps+1 *frames"]
+    step: Callable, latents: Float[Array, "*s"], sigmas: Float[Array, " n1 *frames"]
 ) -> Float[Array, "*s"]:
     """The Euler loop, one compiled scan over the n steps of a schedule, or of a part of one.
 
@@ -54,8 +55,8 @@ def euler(
 
 def guided(
     model: Callable,
-    prompt: tuple[Array, ...],
-    negative: tuple[Array, ...],
+    prompt: tuple[Arrays, ...],
+    negative: tuple[Arrays, ...],
     guidance: float | Array,
     *,
     off: bool | None = None,
@@ -82,13 +83,13 @@ def guided(
 
 def denoise(
     model: Callable,
-    noise: Float[Array, "b f h w c"],
-    conditions: Float[Array, "b f h w c"],
-    denoise_mask: Bool[Array, " f"],
-    text: Float[Array, "b l d"],
-    text_mask: Bool[Array, "b l"],
-    null_text: Float[Array, "b l d"],
-    null_text_mask: Bool[Array, "b l"],
+    noise: Float[Arrays, "b f h w c"],
+    conditions: Float[Arrays, "..."],
+    denoise_mask: Shaped[Arrays, " frames"] | Sequence[int],
+    text: Float[Arrays, "b l d"],
+    text_mask: Bool[Arrays, "b l"],
+    null_text: Float[Arrays, "b l d"],
+    null_text_mask: Bool[Arrays, "b l"],
     *,
     num_steps: int,
     guidance: float,
@@ -132,7 +133,7 @@ def denoise(
     def expand(a):
         return a[:, :, None, None, None]
 
-    step = euler_step(velocity, conditions, generate, sigmas[-2], expand)
+    step = euler_step(velocity, jnp.asarray(conditions), generate, sigmas[-2], expand)
     latents = jnp.where(expand(generate), noise, conditions)
     if progress is None:
         return euler(step, latents, sigmas)

@@ -15,7 +15,7 @@ def euler_schedule(
     max_seq_len: int = 4096,
     base_shift: float = 0.5,
     max_shift: float = 1.15,
-) -> tuple[Float[Array, " num_steps+1"], Float[Array, " num_steps"]]:
+) -> tuple[Float[Array, " {num_steps}+1"], Float[Array, " {num_steps}"]]:
     """σ and timesteps of a denoising loop, as FlowMatchEulerDiscreteScheduler computes them.
 
     σ = linspace(1, 1/n, n); μ is linear in `image_seq_len` through (base_seq_len, base_shift) and

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -140,7 +141,7 @@ def join(some: dict[str, Any], others: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def merged(
-    kernel: Float[Array, "*n i o"],
+    kernel: Float[Array | np.ndarray, "*n i o"],
     a: Float[Array, "*n i r"],
     b: Float[Array, "*n r o"],
     scale: float,
@@ -151,6 +152,7 @@ def merged(
     Args:
       m: of DoRA: the lengths of the columns, as multiples of those of `kernel`.
     """
+    kernel = jnp.asarray(kernel)
     whole = _sum(kernel, a, b, scale)
     if m is not None:
         whole = whole * (m * _stretch(kernel, a, b, scale))[..., None, :]

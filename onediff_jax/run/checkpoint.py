@@ -71,6 +71,7 @@ class Checkpoints:
         self._keep_last, self._keep_every = keep_last, keep_every
         self._about = about or {}
         self._is_writer = jax.process_index() == 0
+        logging.getLogger("absl").addFilter(_not_told_twice)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._saves = 0  # made by this object; all processes make the same ones
@@ -392,6 +393,12 @@ def _compare(stored: Any, wanted: Any, folder: Path, *, within: bool = False) ->
         raise CheckpointError(
             f"{folder} is of another model or optimizer:\n  " + "\n  ".join(differ[:10])
         )
+
+
+def _not_told_twice(record: logging.LogRecord) -> bool:
+    """Leaves out what each of orbax's threads logs, with its stack, of an error that `wait` raises:
+    on a full disk hundreds of lines, before the one that matters."""
+    return "_SignalingThread.run() raised an exception" not in record.getMessage()
 
 
 @contextlib.contextmanager

@@ -41,7 +41,8 @@ class _TensorBoard:
         from tensorboard.plugins.text.metadata import create_summary_metadata
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event: Any = vars(event_pb2)["Event"]  # made when the module is loaded
+        self._summary: Any = vars(summary_pb2)["Summary"]
         self._text = create_summary_metadata("", "")
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter((workdir / name).open("wb"))

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, and clear about what is wrong."""
 
 import errno
+import resource
 import shutil
 from pathlib import Path
 
@@ -274,6 +275,22 @@ def test_a_full_disk_is_raised_and_the_older_one_stays(saved, monkeypatch):
         checkpoints.wait()
     checkpoints.close()
     assert restore(saved)[0] == 2
+
+
+def test_an_error_of_a_save_is_told_once(tmp_path, caplog):
+    """Not by orbax's threads too, of which each would log its stack. Files may not grow here."""
+    noise = np.random.default_rng(0).standard_normal((2, 200_000), np.float32)
+    large = state()._replace(params={"kernel": jnp.asarray(noise)})
+    checkpoints, limits = Checkpoints(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        checkpoints.save(1, large, DATA)
+        with pytest.raises(Exception, match="Failed to write|File too large"):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Traceback" not in caplog.text and checkpoints.steps() == []
+    checkpoints.close()
 
 
 def test_an_unfinished_checkpoint_does_not_count(saved):

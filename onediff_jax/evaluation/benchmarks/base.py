@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,7 +50,7 @@ class Benchmark(abc.ABC):
     task: ClassVar[str]
     protocol: ClassVar[str]
     official: ClassVar[int]
-    measures: ClassVar[dict[str, Measure]]
+    measures: Mapping[str, Measure]
     missing_counts: ClassVar[str] = "left out"
 
     def __init__(self, folder: Path, predictions: Path | None, options: dict[str, Any]):

@@ -79,7 +79,11 @@ class GenEval(Benchmark):
         if samples and self.detections is None:
             detector = self.options["detector"]
             return {name: detector(self.images / name, metadata) for name in samples}
-        if not samples or any(name not in self.detections for name in samples):
+        if (
+            self.detections is None
+            or not samples
+            or any(name not in self.detections for name in samples)
+        ):
             return None
         return {name: self.detections[name] for name in samples}
 

@@ -1,8 +1,8 @@
 """PIE-Bench: edited pictures, inside and outside the part that was to change."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,14 +26,14 @@ class PIEBench(Benchmark):
 
     name, task, official = "pie", "image_editing", 700
     protocol = "PIE-Bench (PSNR, SSIM, squared error whole, outside and inside the mask)"
-    measures: ClassVar = {
+    measures: Mapping[str, Measure] = {
         key: Measure("lower" if key.startswith("mse") else "higher") for key in _KEYS
     }
 
     def __init__(self, folder: Path, predictions: Path | None, options: dict[str, Any]):
         super().__init__(folder, predictions, options)
         if options.get("clip"):
-            self.measures = self.measures | {"clip": Measure(), "clip_edited": Measure()}
+            self.measures = dict(self.measures) | {"clip": Measure(), "clip_edited": Measure()}
 
     def find_items(self) -> list[Item]:
         places = ("data/mapping_file.json", "mapping_file.json")

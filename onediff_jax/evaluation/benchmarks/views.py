@@ -1,9 +1,9 @@
 """GSO30: other views of an object, in EscherNet's layout."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,12 +26,16 @@ class GSO30(Benchmark):
 
     name, task, official = "gso30", "multiview", 30
     protocol = "EscherNet on GSO30 (views 10–24 of 25, 256×256, mean over objects)"
-    measures: ClassVar = {"psnr": Measure(), "ssim": Measure(), "mse": Measure("lower")}
+    measures: Mapping[str, Measure] = {
+        "psnr": Measure(),
+        "ssim": Measure(),
+        "mse": Measure("lower"),
+    }
 
     def __init__(self, folder: Path, predictions: Path | None, options: dict[str, Any]):
         super().__init__(folder, predictions, options)
         if options.get("lpips"):
-            self.measures = self.measures | {"lpips": Measure("lower")}
+            self.measures = dict(self.measures) | {"lpips": Measure("lower")}
 
     def find_items(self) -> list[Item]:
         root = first_existing(self.folder, ("GSO30", "gso30", "."), "the objects of gso30")
