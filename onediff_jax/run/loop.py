@@ -192,6 +192,8 @@ class _Run:
         self.reporter.say(f"workdir {self.path}")
         for line in padding_lines(slot_use(self.experiment)):
             self.reporter.say(line)
+        for line in self.experiment.prepared.left_out_lines() if self.experiment.prepared else ():
+            self.reporter.say(line)
         self.fields = self.experiment.stream_fields()
         self.clock = Clock(self.first_start)
         self.work = self._work()

@@ -139,6 +139,9 @@ class _MLflow:
         self._mlflow = mlflow
         if "MLFLOW_TRACKING_URI" not in os.environ:
             mlflow.set_tracking_uri(f"sqlite:///{workdir}/mlflow.db")
+            if mlflow.get_experiment_by_name(_PROJECT) is None:  # else pictures go to ./mlruns
+                pictures = (workdir.resolve() / "mlflow").as_uri()
+                mlflow.create_experiment(_PROJECT, artifact_location=pictures)
         mlflow.set_experiment(_PROJECT)
         mlflow.start_run(run_name=workdir.name)
         mlflow.log_dict(config, "config.json")

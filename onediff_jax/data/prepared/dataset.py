@@ -70,6 +70,18 @@ class PreparedData:
             for folder, _ in self.folders
         )
 
+    def left_out_lines(self) -> list[str]:
+        """What of the folders is not trained on, one line each."""
+        lines = []
+        for folder, _ in self.folders:
+            if count := folder.num_left_out:
+                train = sum(facts["train"] for facts in folder.tasks.values())
+                lines.append(
+                    f"{folder.path}: {count} of {train} training records are left out: they have "
+                    "a picture, or are of a group with one, that is held out elsewhere"
+                )
+        return lines
+
     def split(self, held_out: bool) -> str:
         return self.evaluate_on if held_out else "train"
 
@@ -284,15 +296,6 @@ def _agree_on_split(folders: Sequence[PreparedFolder]) -> None:
     found = left_out({number: folder.index for number, folder in enumerate(current)})
     for folder, lines in zip(current, found.values(), strict=True):
         folder.leave_out(lines)
-        if lines:
-            train = sum(facts["train"] for facts in folder.tasks.values())
-            logging.warning(
-                "%s: %d of %d training records are left out: they have a picture, or are of a "
-                "group with one, that is held out elsewhere",
-                folder.path,
-                len(lines),
-                train,
-            )
 
 
 def sizes_of(

@@ -141,6 +141,11 @@ class PreparedFolder:
             found[line["file"]].append(line["position"])
         self._left_out = {file: np.array(sorted(p), np.int64) for file, p in found.items()}
 
+    @property
+    def num_left_out(self) -> int:
+        """Of training records."""
+        return sum(map(len, self._left_out.values()))
+
     def index(self) -> Iterator[dict[str, Any]]:
         """A line per record, see manifest.read_index; none for folders of versions before 4."""
         for facts in self.manifest.get("index", ()):
