@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUN := runs/t2i_multitask
 CONFIG := configs/t2i_multitask.py
 
-.PHONY: train test lint types clean
+.PHONY: train test lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m onediff_jax.main --config=$(CONFIG) --workdir=$(RUN)
@@ -19,9 +19,6 @@ test: lint
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-# pyright, about a minute on one core.
-types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/.installed: requirements.txt pyproject.toml

@@ -188,7 +188,7 @@ class Detector(_Torch):
             label = _GENEVAL.get(label, label)
             rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
             box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-            color = self._color(picture, mask, box, label) if label in colored else None
+            color = self._color(picture, mask, box, label) if label and label in colored else None
             found.setdefault(label, []).append([*box, float(segment["score"]), color])
         return found
 

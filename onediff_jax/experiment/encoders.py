@@ -126,7 +126,8 @@ class OnlinePictures:
         patch = side // self._encoder.factor
         of_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for row, frame in zip(*np.nonzero(grids[..., 0]), strict=True):
-            of_size.setdefault(tuple(map(int, grids[row, frame])), []).append((row, frame))
+            high, wide = map(int, grids[row, frame])
+            of_size.setdefault((high, wide), []).append((row, frame))
         for (high, wide), places in sorted(of_size.items()):
             for start in range(0, len(places), together):
                 some = places[start : start + together]

@@ -227,7 +227,8 @@ def _load(opened: Any, name: str, told: dict[str, Any], leaf: Any, file: Path) -
     numbers = {place: number for number, (place, _) in enumerate(told["parts"])}
     found: dict[str, np.ndarray] = {}
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # jax's type says that it may be
         place = _place(index, leaf.shape)
         if place not in numbers:
             raise LocalSaveError(f"{file}: {name} lies on other devices than it did")

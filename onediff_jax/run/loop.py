@@ -360,6 +360,7 @@ class _Run:
 
     def save_locally(self, step: int) -> None:
         """Starts a save on the disk of this host; one that fails stops nothing but those."""
+        assert self.local is not None
         with self.watchdog.waiting_for("a step"):
             self._collect(step)
         began = time.perf_counter()

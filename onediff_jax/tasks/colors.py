@@ -1,7 +1,11 @@
 """The twenty colours that segmentation masks and bounding boxes may have."""
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 import numpy as np
 
+Label = TypeVar("Label", str, int)
 # Name -> (red, green, blue). Prompts spell them "#RRGGBB name".
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (0xFF, 0x00, 0x00),
@@ -56,7 +60,7 @@ def name_of(code: str) -> str:
     return codes[code.upper()]
 
 
-def assign(labels, rng: np.random.Generator) -> dict[str, str]:
+def assign(labels: Iterable[Label], rng: np.random.Generator) -> dict[Label, str]:
     """Distinct colours for distinct labels, drawn with `rng`; repeated labels keep one colour.
 
     Returns:
@@ -65,11 +69,11 @@ def assign(labels, rng: np.random.Generator) -> dict[str, str]:
     Raises:
       ValueError: more than 20 labels.
     """
-    labels = list(dict.fromkeys(labels))
-    if len(labels) > len(COLORS):
-        raise ValueError(f"{len(labels)} labels, but only {len(COLORS)} colours exist")
-    order = rng.permutation(list(COLORS))[: len(labels)]
-    return {label: str(color) for label, color in zip(labels, order, strict=True)}
+    distinct = list(dict.fromkeys(labels))
+    if len(distinct) > len(COLORS):
+        raise ValueError(f"{len(distinct)} labels, but only {len(COLORS)} colours exist")
+    order = rng.permutation(list(COLORS))[: len(distinct)]
+    return {label: str(color) for label, color in zip(distinct, order, strict=True)}
 
 
 def classify(image: np.ndarray, colors, *, background: tuple[int, int, int] | None = BLACK):

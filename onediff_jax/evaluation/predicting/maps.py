@@ -10,6 +10,9 @@ import numpy as np
 from PIL import Image
 
 from onediff_jax.evaluation.benchmarks.base import Item
+from onediff_jax.evaluation.benchmarks.coco import COCOBenchmark
+from onediff_jax.evaluation.benchmarks.depth import DepthBenchmark
+from onediff_jax.evaluation.benchmarks.segmentation import SegmentationBenchmark
 from onediff_jax.evaluation.predicting.base import Made, Predictor, read_picture, write_picture
 from onediff_jax.files import read_json, write_json
 from onediff_jax.sampling.request import Request
@@ -39,6 +42,7 @@ class _MapPredictor(Predictor):
 class DepthPredictor(_MapPredictor):
     """pred_<n>.png, 16-bit grey linear in 1/depth, at the picture's size."""
 
+    benchmark: DepthBenchmark
     direction = "image2depth"
 
     def file(self, item: Item) -> Path:
@@ -75,6 +79,7 @@ class ClassPredictor(_MapPredictor):
     most, the largest.
     """
 
+    benchmark: SegmentationBenchmark
     direction = "image2semanticmap"
     protocol = "; the prompt names the classes of each picture"
 
@@ -114,6 +119,8 @@ class ClassPredictor(_MapPredictor):
 
 class _ListPredictor(Predictor):
     """A list of results for the whole set, put together from a file per picture."""
+
+    benchmark: COCOBenchmark
 
     results: str
 

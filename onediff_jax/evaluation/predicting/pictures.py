@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from onediff_jax.evaluation.benchmarks.base import Item
-from onediff_jax.evaluation.benchmarks.views import FIRST_SCORED, SIZE, VIEWS, read_truth
+from onediff_jax.evaluation.benchmarks.views import FIRST_SCORED, GSO30, SIZE, VIEWS, read_truth
 from onediff_jax.evaluation.predicting.base import Made, Predictor, read_picture, write_picture
 from onediff_jax.files import replace_file
 from onediff_jax.sampling.request import Request
@@ -25,19 +25,25 @@ class ViewPredictor(Predictor):
     request. How many are given, the folder says (N1M25: one).
     """
 
+    benchmark: GSO30
     direction = "multiview"
 
-    def _together(self) -> int:
+    def _known(self) -> int:
         known = self.benchmark.known_views()
+        if known is None:
+            raise ValueError(f"{self.benchmark.predictions} must be named N<known views>M25")
+        return known
+
+    def _together(self) -> int:
         most = max(slot.frames for slot in self.experiment.slots(self.task.name)) // 2
-        return max(1, most - known)
+        return max(1, most - self._known())
 
     def _groups(self) -> list[list[int]]:
         views, step = list(range(FIRST_SCORED, VIEWS)), self._together()
         return [views[i : i + step] for i in range(0, len(views), step)]
 
     def requests(self, item: Item) -> list[Request]:
-        known = list(range(self.benchmark.known_views()))
+        known = list(range(self._known()))
         folder = next(iter(item.files.values())).parent
         images = tuple(read_truth(folder / f"{view:03}.png") for view in known)
         found = []

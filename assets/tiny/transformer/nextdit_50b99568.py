@@ -109,14 +109,15 @@ def _checked(device, dtype, heads, kv_heads, head_dim, plain: Attend, cap) -> At
         attend = _flex(cap)
         random = torch.Generator(device).manual_seed(0)  # the caller's random numbers stay
         shapes = ((1, TRIAL, count, head_dim) for count in (heads, kv_heads, kv_heads))
-        sample = [torch.randn(s, generator=random, device=device, dtype=dtype) for s in shapes]
-        sample[0] *= 4  # so that the cap shows
+        q, k, v = (torch.randn(s, generator=random, device=device, dtype=dtype) for s in shapes)
+        q *= 4  # so that the cap shows
         with torch.no_grad():
-            found, want = attend(*sample, cap).float(), plain(*sample, cap).float()
+            found, want = (f(q, k, v, cap).float() for f in (attend, plain))
             error = float((found - want).abs().max() / want.abs().max())
             if not error <= TOLERANCE[dtype]:
                 raise ArithmeticError(f"off by {error:.1g} of the largest value")
-            return attend if _seconds(attend, sample, cap) < _seconds(plain, sample, cap) else None
+            faster = _seconds(attend, q, k, v, cap) < _seconds(plain, q, k, v, cap)
+            return attend if faster else None
     except Exception as error:  # of a compiler, a driver, a version without it
         told = (str(error).splitlines() or [""])[0][:200]
         warnings.warn(
@@ -142,13 +143,13 @@ def _flex(cap: float) -> Attend:
     return attend
 
 
-def _seconds(attend: Attend, sample: list[torch.Tensor], cap: float) -> float:
+def _seconds(attend: Attend, q, k, v, cap: float) -> float:
     """The fastest of five runs on the device."""
     times = []
     for _ in range(5):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        attend(*sample, cap)
+        attend(q, k, v, cap)
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))
