@@ -1,5 +1,7 @@
 """Aspect buckets: pictures of about equal token count in several shapes."""
 
+import functools
+
 ASPECTS = {
     "1:1": 1.0,
     "4:3": 4 / 3,
@@ -12,6 +14,7 @@ ASPECTS = {
 _UNIT = 16  # pixels per token side: 8 per latent, 2 latents per token
 
 
+@functools.cache
 def bucket_size(aspect: str, tokens: int) -> tuple[int, int]:
     """(height, width) in pixels of an aspect (width:height) that fills at most `tokens` tokens.
 

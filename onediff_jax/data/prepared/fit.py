@@ -42,6 +42,8 @@ class Fitting:
             self.definitions.task(task)
         if not self.aspects:
             raise ValueError(f"aspects is empty; choose from {list(ASPECTS)}")
+        for aspect in self.aspects:
+            bucket_size(aspect, self.tokens)  # refuses what it does not know
 
     def __call__(self, example: RawExample) -> list[Record]:
         """The wanted records of an example, with uint8 pictures; none if no task of it is wanted.
