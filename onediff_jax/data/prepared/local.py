@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import fcntl
+import signal
 import sys
 import threading
 import time
@@ -40,9 +41,11 @@ def run(
     report = read_reports(folder, shards, plan.max_bad_share, left)
     jobs = [(shards[n], part_name(n, len(shards))) for n in left]
     expected = sum(_size(shard) for shard, _ in jobs)
-    with _Progress(folder, len(shards), len(shards) - len(jobs), expected) as progress:
+    progress = _Progress(folder, len(shards), len(shards) - len(jobs), expected)
+    with Interrupts() as interrupts, progress:
 
         def done(part: dict[str, Any]) -> None:
+            interrupts.check()
             report.merge(Report.from_json(part["report"], plan.max_bad_share))
             report.check(final=False)
             progress.part_done(len(report.bad))
@@ -107,6 +110,33 @@ def claim(folder: Path) -> Iterator[None]:
 def _sweep(folder: Path) -> None:
     for stale in folder.rglob(".*.tmp"):
         stale.unlink(missing_ok=True)
+
+
+class Interrupts:
+    """Ctrl-C that is not lost: Python drops a KeyboardInterrupt that is raised in a destructor or a
+    callback of the garbage collector, and whoever pressed it would wait for the end.
+    """
+
+    def __init__(self):
+        self._heard, self._before = False, None
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, *_) -> None:
+        self._heard = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if Ctrl-C was pressed, also when the first one was lost."""
+        if self._heard:
+            raise KeyboardInterrupt
 
 
 class _Progress:

@@ -300,3 +300,18 @@ def test_a_killed_worker_ends_it_by_name(tmp_path):
     with pytest.raises(WorkerLost, match=r"signal 9 while it wrote part 00001-of-00002 \(of s1\)"):
         prepare(tmp_path, make_plan(Deadly(parts=2)), workers=2)
     assert not list(tmp_path.rglob(".*.tmp"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_python_drops_is_heard_at_the_next_part():
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with local.Interrupts() as interrupts:
+        interrupts.check()
+        Dropped()  # nothing is raised here
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is before
