@@ -14,7 +14,7 @@ train: $(VENV)/.installed
 	$(BIN)/python -m onediff_jax.evaluate --source=$(RUN) --out=$(RUN)/evaluation
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --durations=25
+	$(BIN)/python -m pytest -n 2 --dist=worksteal --durations=25
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
