@@ -1,5 +1,6 @@
 """Predictions of what a picture shows: depth, edges, classes, boxes and poses."""
 
+import abc
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +29,9 @@ _PARTS = "images"  # a file per picture, from which a list of results is put tog
 class _MapPredictor(Predictor):
     """One map per picture, in a file of its own."""
 
+    @abc.abstractmethod
     def file(self, item: Item) -> Path:
-        raise NotImplementedError
+        """Where the map of a picture is written."""
 
     def done(self, item: Item) -> bool:
         return self.file(item).is_file()
