@@ -101,6 +101,8 @@ class Readers:
             closing.join(_POLL / 5)
         if closing.is_alive() or self._killed():
             self._end_by_force()
+        for process in self._processes.values():  # killed a moment ago, it may not have ended yet
+            process.join(timeout=_GRACE)
 
     def _close(self) -> None:
         self._thread.join()
@@ -109,7 +111,6 @@ class Readers:
     def _end_by_force(self) -> None:
         for process in self._processes.values():
             process.kill()
-            process.join(timeout=_GRACE)
         # grain would close its iterators once more when Python ends, and wait at the same pipe.
         for finalizer in list(util._finalizer_registry.values()):  # pyright: ignore[reportAttributeAccessIssue]
             if getattr(finalizer._callback, "__name__", "") == "_close_if_alive":
