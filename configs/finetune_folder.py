@@ -106,6 +106,7 @@ def get_config(folder: str = "prepared/mine") -> ConfigDict:
     c.train.steps = 2000
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
+    c.train.products = "auto"  # operands while training; auto: bfloat16 on CPUs quick at it
     c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
     c.train.token_only_share = 0.1  # share of prompts that lose their caption; 0 for cached
     c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops

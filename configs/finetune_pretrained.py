@@ -123,6 +123,7 @@ def _common(folder: str) -> ConfigDict:
     c.train.steps = 2000
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
+    c.train.products = "dtype"  # operands while training; auto: bfloat16 on CPUs quick at it
     c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
     c.train.token_only_share = 0.0  # share of prompts without a caption; cached text has none such
     c.train.max_skipped = 20  # steps in a row without a finite gradient before it stops

@@ -113,6 +113,7 @@ def _tiny() -> ConfigDict:
     c.train.steps = 1800
     c.train.batch_rows = 4  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
+    c.train.products = "auto"  # operands while training; auto: bfloat16 on CPUs quick at it
     c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
     c.train.token_only_share = 0.1  # share of prompts that lose their caption and keep the token
     c.train.max_skipped = 20  # steps in a row without a finite gradient before it stops
@@ -257,6 +258,7 @@ def _base() -> ConfigDict:
     c.train.steps = 200000
     c.train.batch_rows = 16  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
+    c.train.products = "dtype"  # operands while training; auto: bfloat16 on CPUs quick at it
     c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
     c.train.token_only_share = 0.1  # share of prompts that lose their caption and keep the token
     c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops
@@ -402,6 +404,7 @@ def _2b8() -> ConfigDict:
     c.train.steps = 1000000
     c.train.batch_rows = 64  # per step, all devices together
     c.train.accumulate = 1  # such batches per step
+    c.train.products = "dtype"  # operands while training; auto: bfloat16 on CPUs quick at it
     c.train.caption_dropout = 0.1  # share of prompts that are empty, for guidance
     c.train.token_only_share = 0.1  # share of prompts that lose their caption and keep the token
     c.train.max_skipped = 100  # steps in a row without a finite gradient before it stops

@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import os
 import platform
-import re
 import sys
 import time
 import traceback
@@ -19,6 +18,7 @@ from typing import NoReturn
 
 from onediff_jax import exits
 from onediff_jax.parallel.cluster import find_cluster
+from onediff_jax.parallel.cpu import features
 from onediff_jax.parallel.xla_flags import set_memory_fraction
 
 # Before tensorflow, which writes the event files, is imported: it has much to say about itself.
@@ -131,9 +131,7 @@ def keep_compiled() -> None:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onediff_jax"
     # What XLA compiled for one CPU may not run on another that shares the home folder.
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^(flags|Features).*", info.read_text(), re.M) if info.exists() else None
-    kind = hashlib.sha256((found[0] if found else "").encode()).hexdigest()[:12]
+    kind = hashlib.sha256(" ".join(features()).encode()).hexdigest()[:12]
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / f"{platform.machine()}-{kind}"))
 
 

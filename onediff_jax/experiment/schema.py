@@ -37,6 +37,7 @@ STATE_BYTES = {
     "lion": (12, 10),
     "sgd": (12, 10),
 }
+PRODUCTS = ("auto", "dtype", "bfloat16")
 ON_SPIKE = ("report", "skip", "stop", "rewind")
 ON_HANG = ("report", "exit")
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -461,6 +462,15 @@ FIELDS = (
         POSITIVE,
         "batches",
         stream=True,
+    ),
+    Field(
+        "train.products",
+        "str",
+        "What the operands of products with weights are rounded to while training; sums and "
+        "activations keep model.dtype. dtype: nothing more than that. auto: bfloat16 on CPUs with "
+        "instructions for it, elsewhere dtype.",
+        PRODUCTS,
+        lacking="dtype",
     ),
     Field(
         "train.caption_dropout",

@@ -61,7 +61,7 @@ from onediff_jax.run.optimizer import describe_longer, make_optimizer
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.trackers import call_webhook, check_trackers, check_webhook
-from onediff_jax.run.train_step import on_device, sharded_train_step
+from onediff_jax.run.train_step import on_device, product_operands, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 from onediff_jax.run.watchdog import Watchdog
 from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
@@ -244,6 +244,10 @@ class _Run:
         peak = peak_flops(kind)
         if peak is None:
             self.reporter.say(f"the peak of a {kind!r} is not known: no MFU")
+        if (rounded := product_operands(self.config)) is not None:
+            self.reporter.say(
+                f"operands of products with weights are rounded to {rounded.__name__}"
+            )
         tokens = train.batch_rows * train.accumulate * self.experiment.layout.tokens
         return Work(tokens, model_flops(self.config).total, self.mesh.size, peak)
 

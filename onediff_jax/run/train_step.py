@@ -15,7 +15,9 @@ from onediff_jax.data.layout import RowLayout
 from onediff_jax.experiment.build import Experiment
 from onediff_jax.flow.path import add_noise, velocity
 from onediff_jax.flow.times import sample_sigmas
+from onediff_jax.models.layers import operands
 from onediff_jax.models.lora import join
+from onediff_jax.parallel.cpu import multiplies_bfloat16
 from onediff_jax.parallel.mesh import row_shardings
 from onediff_jax.parallel.sharding import on_mesh, state_shardings
 from onediff_jax.run.optimizer import at_step, ema_decay
@@ -130,6 +132,15 @@ def ray_frames(layout: RowLayout) -> np.ndarray:
     return np.array(found)
 
 
+def product_operands(config: ConfigDict) -> type[jnp.bfloat16] | None:
+    """What train.products rounds the operands of products with weights to; None: nothing."""
+    choice = config.train.products
+    if choice == "auto":
+        quick = jax.default_backend() == "cpu" and multiplies_bfloat16()
+        choice = "bfloat16" if quick else "dtype"
+    return jnp.bfloat16 if choice == "bfloat16" else None
+
+
 def make_train_step(
     experiment: Experiment, tx: optax.GradientTransformation, schedule: optax.Schedule
 ) -> Callable[..., tuple[TrainState, Sums]]:
@@ -145,8 +156,11 @@ def make_train_step(
     config: ConfigDict = experiment.config
     parts = config.train.accumulate
 
+    rounded_to = product_operands(config)
+
     def loss_fn(params, frozen, batch, key, tokens):
-        return flow_loss(join(params, frozen), batch, key, experiment, tokens)
+        with operands(rounded_to):
+            return flow_loss(join(params, frozen), batch, key, experiment, tokens)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 

@@ -12,12 +12,14 @@ from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.rows import TASK_NAMES
 from onediff_jax.experiment.build import make_experiment
 from onediff_jax.flow.times import sample_sigmas
+from onediff_jax.run import train_step
 from onediff_jax.run.optimizer import at_step, make_optimizer
 from onediff_jax.run.state import new_state
 from onediff_jax.run.train_step import (
     flow_loss,
     make_eval_step,
     make_train_step,
+    product_operands,
     ray_frames,
     token_weights,
 )
@@ -199,11 +201,36 @@ def test_limits_leave_a_step_out():
         np.testing.assert_array_equal(new, old)
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_operands_are_rounded_to(monkeypatch, quick):
+    """By name, or by what the processor does quickly: never while sampling or measuring."""
+    monkeypatch.setattr(train_step, "multiplies_bfloat16", lambda: quick)
+    found = {
+        choice: product_operands(shrunken(train__products=choice))
+        for choice in ("auto", "dtype", "bfloat16")
+    }
+    want = jnp.bfloat16
+    assert found == {"auto": want if quick else None, "dtype": None, "bfloat16": want}
+
+
+def test_rounded_operands_train_alike():
+    """A step of other numbers than in float32, and close to them."""
+    found = {}
+    for choice in ("dtype", "bfloat16"):
+        made = make_experiment(shrunken(train__products=choice))
+        tx, step = parts(made)
+        found[choice] = step(new_state(random_params(), tx), batches()[0])[1]
+    for name in ("loss", "grad_norm"):
+        exact, rounded = (float(found[choice][name]) for choice in ("dtype", "bfloat16"))
+        assert rounded != exact and rounded == pytest.approx(exact, rel=0.03), name
+
+
 def test_accumulation_is_one_mean_over_all_tokens():
     """4 rows in 2 parts, of which one has far fewer tokens: what the whole batch would give."""
     changes = {f"data__tasks__{name}": 0.0 for name in ("depth2image", "image_inpainting")}
     rows = (("t2i", 1, 1, 4), ("identity", 1, 3, 4))
     changes |= {"rows": rows, "model__depth": 1, "data__tasks__multiview": 0.0}
+    changes["train__products"] = "dtype"
     made = make_experiment(shrunken(**changes, train__accumulate=2))
     stream = made.batches()
     row = next(stream)
