@@ -7,7 +7,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment.build import make_experiment, make_layout, param_count, param_shapes
+from onediff_jax.experiment.build import make_experiment, make_layout, param_count
 from onediff_jax.experiment.checks import check_config
 from onediff_jax.parallel import memory
 from onediff_jax.parallel.mesh import make_mesh
@@ -41,13 +41,13 @@ def test_every_config(file, preset):
     if config.data.name == "world" and not config.get("init_from"):
         made = make_experiment(config)
         assert {slot.group for slot in made.layout.slots} == set(made.sizes)
-        assert param_count(param_shapes(made)) > 0
+        assert param_count(made.shapes) > 0
 
 
 @pytest.mark.parametrize("preset, millions, tokens", [("base", 306.5, 4352), ("2b8", 2800.4, 6144)])
 def test_sizes(preset, millions, tokens):
     made = make_experiment(get_config(preset))
-    assert param_count(param_shapes(made)) / 1e6 == pytest.approx(millions, abs=0.06)
+    assert param_count(made.shapes) / 1e6 == pytest.approx(millions, abs=0.06)
     assert made.layout.tokens == tokens
 
 
@@ -74,7 +74,7 @@ def test_a_device_that_is_too_small_is_explained(file, preset, monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda device: 2**20)
     label = made.config.preset or made.config.name
     with pytest.raises(ValueError, match=f"'{label}' does not fit: [0-9,]+ parameters and"):
-        memory.check_memory(made, param_count(param_shapes(made)), mesh)
+        memory.check_memory(made, param_count(made.shapes), mesh)
 
 
 MANIFEST = {

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from onediff_jax.experiment.build import make_experiment, param_count, param_shapes
+from onediff_jax.experiment.build import make_experiment, param_count
 from onediff_jax.interop import save_pretrained
 from onediff_jax.interop.config import PretrainedError
 from onediff_jax.interop.model import PretrainedModel
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def given():
-    return jax.tree.map(jax.numpy.asarray, noisy(param_shapes(experiment()), 0))
+    return jax.tree.map(jax.numpy.asarray, noisy(experiment().shapes, 0))
 
 
 @pytest.mark.slow
@@ -68,9 +68,9 @@ def test_the_shipped_config_fits_what_it_says(mode):
     config.data.tasks = tasks
     config.text.kind = "hashed"
     found = make_experiment(config)
-    shapes = found.frozen_shapes if mode == "lora" else param_shapes(found)
+    shapes = found.frozen_shapes if mode == "lora" else found.shapes
     assert param_count(shapes) == 2_800_389_184
-    trained = param_count(param_shapes(found))
+    trained = param_count(found.shapes)
     assert trained == (17_203_200 if mode == "lora" else 2_800_389_184)
     gib = needed_bytes(found, trained, make_mesh(config.mesh)) / 2**30
     assert gib == pytest.approx(6 if mode == "lora" else 52.6, abs=0.1)

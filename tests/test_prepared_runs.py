@@ -11,7 +11,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from onediff_jax.data.rows import TASK_NAMES
-from onediff_jax.experiment.build import make_experiment, param_shapes
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.experiment.encoders import make_encoders
 from onediff_jax.export import Options, export
 from onediff_jax.interop import save_pretrained
@@ -65,7 +65,7 @@ def root(tmp_path_factory):
     prepare(root / "pixels", plan)
     prepare(root / "latents", dataclasses.replace(plan, make_encoders=lambda: encoders))
     made = make_experiment(small("paper.py", "stage1_256", root))
-    params = jax.tree.map(jax.numpy.asarray, noisy(param_shapes(made), 0))
+    params = jax.tree.map(jax.numpy.asarray, noisy(made.shapes, 0))
     save_pretrained(PretrainedModel(made.model_config, params), root / "released")
     return root
 

@@ -63,7 +63,8 @@ class Experiment:
     times: TimeSampling
     draws: Draws
     graphdef: nnx.GraphDef
-    init_params: Callable[[], Any]  # what is trained; not jitted; shapes by eval_shape
+    init_params: Callable[[], Any]  # what is trained; not jitted
+    shapes: Any  # ShapeDtypeStruct of every parameter that is trained
     lora: LoRA | None  # adapters alone are trained, beside the frozen weights of init_from
     frozen_shapes: Any  # of those weights; None: everything is trained
 
@@ -197,11 +198,16 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
             add_lora(module, lora, rngs=rngs)
         return module
 
-    def all_params():
-        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(config.seed)), nnx.Param))
-
     def init_params():
-        return split_lora(all_params())[0] if lora else all_params()
+        params = nnx.to_pure_dict(nnx.state(make(nnx.Rngs(config.seed)), nnx.Param))
+        return split_lora(params)[0] if lora else params
+
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    shapes, frozen = nnx.to_pure_dict(state), None
+    if lora:
+        shapes, frozen = split_lora(shapes)
+        frozen_dtype = DTYPES[config.lora.frozen_dtype]
+        frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
 
     return Experiment(
         config=config,
@@ -222,10 +228,11 @@ def make_experiment(config: ConfigDict, *, with_data: bool = True) -> Experiment
         depth=inputs.depth,
         times=TimeSampling(flow.distribution, flow.mean, flow.std, flow.shift, flow.ray_shift),
         draws=_make_draws(config),
-        graphdef=nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0],
+        graphdef=graphdef,
         init_params=init_params,
+        shapes=shapes,
         lora=lora,
-        frozen_shapes=_frozen(all_params, config.lora.frozen_dtype) if lora else None,
+        frozen_shapes=frozen,
     )
 
 
@@ -258,12 +265,6 @@ def _make_lora(config: ConfigDict) -> LoRA | None:
     return LoRA(**{name: value for name, value in fields.items() if name in known})
 
 
-def _frozen(all_params: Callable[[], Any], dtype: str) -> Any:
-    """Shapes of what adapters stand beside."""
-    shapes = split_lora(jax.eval_shape(all_params))[1]
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), shapes)
-
-
 def _check_slots(config: ConfigDict, layout: RowLayout, tasks: TaskSet) -> None:
     for name, weight in config.data.tasks.items():
         task = tasks.task(name)
@@ -274,11 +275,6 @@ def _check_slots(config: ConfigDict, layout: RowLayout, tasks: TaskSet) -> None:
                 f"no slot fits task {name}: it needs group {task.group!r} and at least "
                 f"{task.min_frames} frames; rows={config.rows}"
             )
-
-
-def param_shapes(experiment: Experiment) -> Any:
-    """ShapeDtypeStruct of every parameter."""
-    return jax.eval_shape(experiment.init_params)
 
 
 def param_count(shapes: Any) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
+from onediff_jax.experiment.build import Experiment, make_experiment, param_count
 from onediff_jax.experiment.checks import check_config
 from onediff_jax.experiment.slot_use import SlotUse, slot_use, total_share
 from onediff_jax.parallel.memory import GIB, device_bytes, estimate, state_bytes
@@ -56,7 +56,7 @@ def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _network(experiment: Experiment) -> list[str]:
-    params = param_count(param_shapes(experiment))
+    params = param_count(experiment.shapes)
     each = state_bytes(experiment)
     lines = [
         f"{params:,} parameters are trained",
@@ -93,7 +93,7 @@ def _memory(experiment: Experiment) -> list[str]:
         check_batch(mesh, config.train.batch_rows, experiment.layout.chunks)
     except ValueError as error:
         return [f"not on the devices found here: {error}"]
-    needed = estimate(experiment, param_count(param_shapes(experiment)), mesh)
+    needed = estimate(experiment, param_count(experiment.shapes), mesh)
     device = mesh.devices.flat[0]
     available = device_bytes(device)
     line = (

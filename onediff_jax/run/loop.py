@@ -3,8 +3,8 @@
 import contextlib
 import functools
 import json
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from onediff_jax.data.pipeline import BatchIterator, stream_hash
-from onediff_jax.experiment.build import Experiment, make_experiment, param_count, param_shapes
+from onediff_jax.experiment.build import Experiment, make_experiment, param_count
 from onediff_jax.experiment.checks import upgrade_stream
 from onediff_jax.experiment.own_tasks import with_own_tasks
 from onediff_jax.experiment.slot_use import padding_lines, slot_use
@@ -25,8 +25,6 @@ from onediff_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, ro
 from onediff_jax.parallel.processes import (
     Stop,
     check_same,
-    first_says,
-    gather,
     local_rows,
     many,
     place_rows,
@@ -37,7 +35,6 @@ from onediff_jax.run.adapters import initial_adapters
 from onediff_jax.run.checkpoint import (
     CHECKPOINTS,
     CheckpointError,
-    Checkpoints,
     complete_steps,
 )
 from onediff_jax.run.incidents import (
@@ -48,7 +45,6 @@ from onediff_jax.run.incidents import (
     described,
     write_incident,
 )
-from onediff_jax.run.local_saves import LocalSaves, restore_local, run_identity
 from onediff_jax.run.metrics import (
     Reporter,
     Results,
@@ -58,13 +54,14 @@ from onediff_jax.run.metrics import (
 )
 from onediff_jax.run.observe import Observer, own_prompts
 from onediff_jax.run.optimizer import describe_longer, make_optimizer
+from onediff_jax.run.saves import Saves
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.trackers import call_webhook, check_trackers, check_webhook
 from onediff_jax.run.train_step import on_device, product_operands, sharded_train_step
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 from onediff_jax.run.watchdog import Watchdog
-from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint, versions
+from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
 from onediff_jax.scaling.flops import model_flops
 from onediff_jax.scaling.peaks import peak_flops
 
@@ -141,7 +138,7 @@ class _Run:
             self.row_shardings = row_shardings(self.mesh, weighted=weighted)
             check_batch(self.mesh, config.train.batch_rows, self.experiment.layout.chunks)
             self.tx, schedule = make_optimizer(config.optim, config.train.steps)
-            check_memory(self.experiment, param_count(param_shapes(self.experiment)), self.mesh)
+            check_memory(self.experiment, param_count(self.experiment.shapes), self.mesh)
             prompts = own_prompts(self.experiment)
             self.first_start = time.time()
             if self.is_writer:
@@ -165,17 +162,7 @@ class _Run:
                 steps=log.profile_steps,
             )
             opened.callback(self.profile.close)
-        self.checkpoints = Checkpoints(
-            self.path,
-            keep_last=config.checkpoint.keep_last,
-            keep_every=config.checkpoint.keep_every,
-            about={"config": json.loads(config.to_json_best_effort()), "versions": versions()},
-        )
-        opened.callback(self.checkpoints.close)
-        with together():
-            self.local = self._local_saves()
-        if self.local is not None:
-            opened.callback(self.local.close)
+        self.saves = Saves(self.path, config, self.first_start, opened)
         self.reporter = Reporter(
             self.path,
             is_writer=self.is_writer,
@@ -227,18 +214,6 @@ class _Run:
         if self.is_writer:
             claimed.begin()
 
-    def _local_saves(self) -> LocalSaves | None:
-        """Those of this process, where the config wants some."""
-        if not self.config.checkpoint.local_folder:
-            return None
-        run = gather(run_identity(self.path, self.first_start))[0]
-        return LocalSaves(
-            self.config.checkpoint.local_folder,
-            run,
-            index=jax.process_index(),
-            count=jax.process_count(),
-        )
-
     def _work(self) -> Work:
         kind, train = self.mesh.devices.flat[0].device_kind, self.config.train
         peak = peak_flops(kind)
@@ -256,22 +231,14 @@ class _Run:
 
     def _restore(self) -> TrainState | None:
         """The state of the newest checkpoint; None where there is none."""
-        abstract = jax.eval_shape(self._new_state)
-        seen = gather(self.checkpoints.steps())
-        if any(steps != seen[0] for steps in seen):
-            raise CheckpointError(
-                f"the processes see different checkpoints in {self.path}: {seen}; it must lie on "
-                "storage that all processes share"
-            )
+        abstract = jax.eval_shape(self._new_state, self.experiment.shapes)
         wanted = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
             abstract,
             self.shardings._replace(ema=self.ema_shardings),
         )
-        say, newest = self.reporter.say, max(seen[0], default=0)
-        found = restore_local(self.local, wanted, after=newest, say=say) if self.local else None
-        if found is None and not seen[0]:
-            self.checkpoints.check_fresh()
+        found = self.saves.newest(wanted, strict=self.strict, say=self.reporter.say)
+        if found is None:
             overview = parameter_overview.get_parameter_overview(
                 abstract.params, include_stats=False, max_lines=80
             )
@@ -279,8 +246,7 @@ class _Run:
             count = param_count(abstract.params)
             self.reporter.say(f"{count:,} parameters; starting at step 0")
             return None
-        step, state, data = found or self.checkpoints.restore(wanted, strict=self.strict, say=say)
-        where = "local saves" if found else "checkpoint"
+        where, step, state, data = found
         named = [
             f"{name}: {old!r} in the checkpoint, {new!r} now"
             for name, old, new in differences(upgrade_stream(data["stream"]), self.fields)
@@ -309,7 +275,7 @@ class _Run:
                 self.reporter.say(f"adapters go on from {lora.init_adapter}")
             new_state = jax.jit(self._new_state, out_shardings=self.shardings)
             return new_state(self.initial_adapters)
-        shapes = param_shapes(self.experiment)
+        shapes = self.experiment.shapes
         params = load_params(folder, self.experiment.model_config, shapes, self.shardings.params)
         self.reporter.say(f"weights and EMA start from {folder}")
         return jax.jit(self._new_state, out_shardings=self.shardings)(params)
@@ -352,29 +318,13 @@ class _Run:
         online = self.experiment.online_text
         return online.embed(placed) if online else placed
 
-    def save(self, step: int) -> None:
-        """Starts a checkpoint of everything the run needs to go on."""
+    def _save(self, step: int, save: Callable[[int, TrainState, dict[str, Any]], None]) -> None:
+        """Starts a save of everything the run needs to go on."""
         with self.watchdog.waiting_for("a step"):
             self._collect(step)  # nothing is saved that came of a loss that goes wrong
         began = time.perf_counter()
         with self.watchdog.waiting_for("a save"):
-            self.checkpoints.save(step, self.state, self._data(step))
-        self.clock.pause(time.perf_counter() - began)
-        self.saved_at, self.saved_step = time.monotonic(), step
-
-    def save_locally(self, step: int) -> None:
-        """Starts a save on the disk of this host; one that fails stops nothing but those."""
-        assert self.local is not None
-        with self.watchdog.waiting_for("a step"):
-            self._collect(step)
-        began = time.perf_counter()
-        try:
-            with self.watchdog.waiting_for("a save"):
-                self.local.save(step, self.state, self._data(step))
-        except OSError as error:
-            self.local.give_up()  # it stays: all processes ask theirs together
-            said = f"WARNING: process {jax.process_index()} makes no more local saves: {error}"
-            print(said, file=sys.stderr, flush=True)
+            save(step, self.state, self._data(step))
         self.clock.pause(time.perf_counter() - began)
 
     def _data(self, step: int) -> dict[str, Any]:
@@ -387,14 +337,6 @@ class _Run:
             "losses": self.losses.state(),
             "left_out": sorted(self.left_out),
         }
-
-    def _save_due(self, step: int) -> bool:
-        """Whether a checkpoint is due; what the time says, process 0 decides, on log steps."""
-        every, log = self.config.checkpoint, self.config.log
-        if step <= self.saved_step or step % every.every_steps == 0:
-            return step > self.saved_step
-        late = (time.monotonic() - self.saved_at) / 60 >= every.every_minutes
-        return first_says(late) if not many() or step % log.every_steps == 0 else False
 
     def loop(self) -> TrainState:
         """Trains until the last step or a signal; goes back where train.on_spike says so."""
@@ -420,9 +362,7 @@ class _Run:
         """To the newest checkpoint, or the start, without the examples behind an incident."""
         step, names = back.args
         self.results = Results()
-        self.checkpoints.wait()
-        if self.local:
-            self.local.forget()  # what comes of them is not what the run is from here on
+        self.saves.forget_local()
         self.left_out |= names
         self.state = self._restore() or self._start()
         again = self.goings_back[int(self.state.step)] = (
@@ -445,7 +385,8 @@ class _Run:
         """
         total = self.config.train.steps
         step = int(self.state.step)
-        self.saved_at, self.saved_step, self.logged_step = time.monotonic(), step, step
+        self.logged_step = step
+        self.saves.begin(step)
         self.unlogged, self.seen_skipped = [], int(self.state.skipped)
         if step == 0:  # a run that goes on was observed where it was saved
             self._observe(step)
@@ -453,10 +394,8 @@ class _Run:
             try:
                 batch = self._read(step)
                 while batch is not None and not stop(step):
-                    if self._save_due(step):
-                        self.save(step)
-                    elif self.local and step and step % self.config.checkpoint.local_every == 0:
-                        self.save_locally(step)
+                    if save := self.saves.due(step):
+                        self._save(step, save)
                     if self.profile(step, self.results.newest):
                         self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
                     self._set_limits(step)
@@ -473,11 +412,9 @@ class _Run:
                     self._log(step)  # what is done is told, whatever came after it
                 raise
             self._log(step)
-            self.save(step)  # also sees what was not seen before
+            self._save(step, self.saves.save)  # also sees what was not seen before
             with self.watchdog.waiting_for("a save"):
-                self.checkpoints.wait()
-            if self.local:
-                self.local.finish()
+                self.saves.finish()
         done = (
             "finished"
             if step == total
@@ -540,7 +477,7 @@ class _Run:
         if stop:
             raise SpikeError(
                 f"step {incident.step}: {incident.kind}, train.on_spike='stop'; incidents.jsonl "
-                f"names the examples behind it; the last checkpoints are {self.checkpoints.steps()}"
+                f"names the examples behind it; the last checkpoints are {self.saves.steps()}"
             )
         if back:
             raise _GoBack(incident.step, names)
@@ -585,7 +522,7 @@ class _Run:
         if in_a_row >= train.max_skipped:
             raise NotFiniteError(
                 f"{in_a_row} steps in a row had a gradient that is not finite, up to step {step}; "
-                f"the last checkpoints are {self.checkpoints.steps()}. "
+                f"the last checkpoints are {self.saves.steps()}. "
                 "Lower optim.learning_rate or look at the data."
             )
 

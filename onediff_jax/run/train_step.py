@@ -243,7 +243,7 @@ def sharded_train_step(
     The state is donated. With `ema.offload` the average lies in the memory of the host and visits
     the devices for its update.
     """
-    shapes = jax.eval_shape(lambda: new_state(experiment.init_params(), tx))
+    shapes = jax.eval_shape(lambda params: new_state(params, tx), experiment.shapes)
     shardings = state_shardings(shapes, mesh)
     frozen = state_shardings(experiment.frozen_shapes, mesh)
     step = make_train_step(experiment, tx, schedule)

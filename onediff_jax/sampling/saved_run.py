@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import traverse_util
 
-from onediff_jax.experiment.build import Experiment, make_experiment, param_shapes
+from onediff_jax.experiment.build import Experiment, make_experiment
 from onediff_jax.interop.model import param_shapes as model_shapes
 from onediff_jax.interop.pretrained import checked_transformer
 from onediff_jax.interop.weights import open_weights
@@ -49,9 +49,7 @@ class SavedRun:
         self.experiment: Experiment = make_experiment(config, with_data=with_data)
         self._saved, self._tree = SavedState(workdir, step), "ema" if ema else "params"
         self.step = self._saved.step
-        self._trained: dict[_LeafPath, Any] = traverse_util.flatten_dict(
-            param_shapes(self.experiment)
-        )
+        self._trained: dict[_LeafPath, Any] = traverse_util.flatten_dict(self.experiment.shapes)
         self._group: dict[_LeafPath, jax.Array] = {}
         self.adapters: dict[str, Any] | None = None
         self.base: Callable[[_LeafPath], Any] | None = None

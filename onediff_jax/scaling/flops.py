@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment.build import make_experiment, param_shapes
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.models.lora import join
 from onediff_jax.run.train_step import flow_loss
 from onediff_jax.scaling.program import batch_shapes, shapes_only
@@ -48,7 +48,7 @@ def model_flops(config: ConfigDict) -> Flops:
     def loss(params, frozen, batch, key):
         return flow_loss(join(params, frozen), batch, key, experiment)[0]
 
-    params, batch = param_shapes(experiment), batch_shapes(experiment)
+    params, batch = experiment.shapes, batch_shapes(experiment)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return matmul_flops(
         jax.make_jaxpr(jax.grad(loss))(params, experiment.frozen_shapes, batch, key)

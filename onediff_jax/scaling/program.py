@@ -55,7 +55,7 @@ def lower_train_step(config: ConfigDict, devices: list) -> Program:
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.train.batch_rows, experiment.layout.chunks)
     tx, schedule = make_optimizer(config.optim, config.train.steps)
-    state = jax.eval_shape(lambda: new_state(experiment.init_params(), tx))
+    state = jax.eval_shape(lambda params: new_state(params, tx), experiment.shapes)
     batch = batch_shapes(experiment)
     step, _, _ = sharded_train_step(experiment, tx, schedule, mesh)
     limits = [jax.ShapeDtypeStruct((len(experiment.tasks.names),), np.float32)]

@@ -8,7 +8,7 @@ import pytest
 
 from onediff_jax.evaluation.of_model import on_folders
 from onediff_jax.evaluation.stored import Evaluator, without_caption
-from onediff_jax.experiment.build import make_experiment, param_shapes
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.definitions import BUILT_IN, TASKS
 from tests.data.prepared.fake import FakeSource, make_plan, prepare
@@ -35,7 +35,7 @@ def source(tmp_path_factory):
     config.data.tasks = dict.fromkeys(KINDS, 1.0)
     config.data.evaluate_on = "held_out"
     experiment = make_experiment(config, with_data=False)
-    params = jax.tree.map(jax.numpy.asarray, noisy(param_shapes(experiment), 0))
+    params = jax.tree.map(jax.numpy.asarray, noisy(experiment.shapes, 0))
     return Source(experiment, params, None, root / "mine")
 
 

@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 
-from onediff_jax.experiment.build import make_experiment, param_count, param_shapes
+from onediff_jax.experiment.build import make_experiment, param_count
 from onediff_jax.parallel import memory
 from onediff_jax.parallel.mesh import make_mesh
 from tests.experiments import get_config, shrunken
@@ -22,7 +22,7 @@ def mesh():
 
 def test_released_shape_is_refused_with_numbers(released, monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda device: 16 * memory.GIB)
-    count = param_count(param_shapes(released))
+    count = param_count(released.shapes)
     assert count == 2_800_389_184
     with pytest.raises(ValueError, match="preset '2b8' does not fit") as error:
         memory.check_memory(released, count, mesh())
@@ -51,7 +51,7 @@ def test_state_and_activations(released):
 
 def test_what_fits_passes():
     experiment = make_experiment(shrunken())
-    memory.check_memory(experiment, param_count(param_shapes(experiment)), mesh())
+    memory.check_memory(experiment, param_count(experiment.shapes), mesh())
 
 
 def test_cpu_devices_share_the_machine():

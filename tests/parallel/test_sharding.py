@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from onediff_jax.experiment.build import make_experiment, param_shapes
+from onediff_jax.experiment.build import make_experiment
 from onediff_jax.parallel.mesh import AXES
 from onediff_jax.parallel.sharding import RULES, path_name, spec_of, state_shardings
 from onediff_jax.run.optimizer import make_optimizer
@@ -23,7 +23,7 @@ def mesh(*sizes: int) -> AbstractMesh:
 @pytest.fixture(scope="module")
 def released() -> dict:
     """Path → shape of every parameter of the released shape."""
-    shapes = param_shapes(make_experiment(get_config("2b8")))
+    shapes = make_experiment(get_config("2b8")).shapes
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     return {path_name(path): leaf.shape for path, leaf in leaves}
 

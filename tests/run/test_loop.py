@@ -24,7 +24,7 @@ from tests.experiments import experiment, shrunken
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STEPS = 40
-CONFIG = {"train__steps": STEPS, "checkpoint__every_steps": 5}
+CONFIG = {"train__steps": STEPS, "checkpoint__every_steps": 5, "train__products": "bfloat16"}
 
 
 def losses(workdir: Path) -> dict[int, dict[str, float]]:

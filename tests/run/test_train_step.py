@@ -230,7 +230,6 @@ def test_accumulation_is_one_mean_over_all_tokens():
     changes = {f"data__tasks__{name}": 0.0 for name in ("depth2image", "image_inpainting")}
     rows = (("t2i", 1, 1, 4), ("identity", 1, 3, 4))
     changes |= {"rows": rows, "model__depth": 1, "data__tasks__multiview": 0.0}
-    changes["train__products"] = "dtype"
     made = make_experiment(shrunken(**changes, train__accumulate=2))
     stream = made.batches()
     row = next(stream)
