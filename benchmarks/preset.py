@@ -1,6 +1,8 @@
 """A preset of the main experiment as its training loop runs it: config, train step, one batch."""
 
+import json
 import runpy
+import statistics
 from pathlib import Path
 
 import jax
@@ -38,6 +40,12 @@ def load(preset: str, *, smoke: bool = False, **changes: object) -> ConfigDict:
         wanted = _SMALL | tasks | wanted
     config.update_from_flattened_dict(wanted)
     return config
+
+
+def step_seconds(workdir: Path) -> float:
+    """Seconds per step of a finished run, the median of its reports after the first."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return statistics.median([line["step_seconds"] for line in lines if "step_seconds" in line][1:])
 
 
 class Training:

@@ -20,8 +20,6 @@ three. The other ratios are of gradients of the loss alone.
 """
 
 import argparse
-import json
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -119,9 +117,7 @@ def loop_seconds(name: str, *, smoke: bool, transfer: float, wait: bool) -> floa
 
     with tempfile.TemporaryDirectory() as workdir, mock.patch.object(_Run, "to_devices", slowly):
         train(config, workdir)
-        lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    found = [line["step_seconds"] for line in map(json.loads, lines) if "step_seconds" in line]
-    return statistics.median(found[1:])
+        return preset.step_seconds(Path(workdir))
 
 
 def report(name: str, cost: dict[str, Cost], flops: int) -> None:

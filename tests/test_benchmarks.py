@@ -1,5 +1,6 @@
 """Every benchmark runs and prints its tables: at sizes whose numbers mean nothing."""
 
+import argparse
 import math
 import os
 import re
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from onediff_jax.evaluation.results import Result
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PAGE = BENCHMARKS.parent / "docs" / "benchmarks.md"
-SCRIPTS = ("world", "pipeline", "step", "against_torch", "checkpoint", "codec")
+SCRIPTS = ("world", "pipeline", "step", "against_torch", "checkpoint", "codec", "learning")
 
 
 @pytest.fixture
@@ -66,6 +69,39 @@ def test_smoke_of_data():
             command, env=environment, stdout=subprocess.PIPE, text=True, check=True
         ).stdout
     )
+
+
+def test_what_a_variant_learns_more(load, capsys, tmp_path):
+    """Of three seeds: the mean difference, and its interval where it tells it from nothing."""
+    learning = load("learning")
+    assert learning["difference"]([1.0], [3.0]) == (2.0, None)
+    mean, half = learning["difference"]([1.0, 2.0, 3.0], [2.0, 3.5, 3.5])
+    assert mean == 1.0 and half == pytest.approx(4.302653 * 0.5 / 3**0.5)
+
+    def seeds(depth: list[float], psnr: list[float]) -> list[dict]:
+        return [
+            {
+                "a abs_rel": Result(
+                    "a", "d", "p", "abs_rel", x, 9, better="lower", controls={"c": 0.2}
+                ),
+                "b psnr": Result("b", "d", "p", "psnr", y, 9, controls={"c": 21.0}),
+            }
+            for x, y in zip(depth, psnr, strict=True)
+        ]
+
+    found = {"the preset": seeds([0.3, 0.3, 0.3], [20, 21, 22])}
+    found["other"] = seeds([0.1, 0.11, 0.12], [20.5, 20.5, 22.5])
+    learning["report"](argparse.Namespace(preset="tiny", minutes=5.0, seeds=3), found)
+    printed = capsys.readouterr().out
+    check(printed)
+    rows, lines = tables(printed)
+    assert rows[2:] == [
+        ["a abs_rel ↓", "0.3", "-0.19 ± 0.025 +"],
+        ["b psnr ↑", "21", "0.167 ± 1.4"],
+    ]
+    assert lines[2:] == [["the preset", "0.333", "0"], ["other", "1.33", "1"]]
+    learning["plot"](tmp_path / "plot.png", found)
+    assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
 def test_in_turn_leaves_out_the_first_round(load):
