@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from onediff_jax.models.loading import compute_dtype, matmul_precision
@@ -85,11 +86,11 @@ def param_shapes(config: NextDiTConfig, dtype=jnp.float32) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _split(config: NextDiTConfig, dtype: jnp.dtype) -> tuple[nnx.GraphDef, dict[str, Any]]:
+def _split(config: NextDiTConfig, dtype: DTypeLike) -> tuple[nnx.GraphDef, dict[str, Any]]:
     module = nnx.eval_shape(lambda: NextDiT(config, rngs=nnx.Rngs(0), dtype=dtype))
     graphdef, state = nnx.split(module)
     return graphdef, nnx.to_pure_dict(state)
 
 
-def _precision(dtype: jnp.dtype) -> str:
+def _precision(dtype: DTypeLike) -> str:
     return "highest" if matmul_precision(dtype) is not None else "default"

@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
+from jaxtyping import Array, Float
 
 from onediff_jax.models import autoencoder_blocks as blocks
 from onediff_jax.models import loading
 from onediff_jax.models.tiling import blend_tiles
 
+Grid = Float[Array, "b _ _ _"]  # images or latents, channels last
 _LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # torch's (out, in, y, x) and (out, in) to ours
 # Names of the attention's projections in files written before diffusers 0.18.
@@ -99,14 +101,14 @@ class Network(nnx.Module):
         self.quant_conv = mix(2 * c, config.use_quant_conv)
         self.post_quant_conv = mix(c, config.use_post_quant_conv)
 
-    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(self, images: Grid) -> tuple[Grid, Grid]:
         moments = self.encoder(images)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, logvar.clip(-30.0, 20.0)
 
-    def decode(self, latents: jax.Array) -> jax.Array:
+    def decode(self, latents: Grid) -> Grid:
         if self.post_quant_conv is not None:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents).astype(jnp.float32)
@@ -127,25 +129,25 @@ class Autoencoder:
         self.channels, self.factor = config.latent_channels, config.factor
         self._encode, self._decode = jax.jit(self.apply_encode), jax.jit(self.apply_decode)
 
-    def apply_encode(self, params: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def apply_encode(self, params: dict, images: Grid) -> tuple[Grid, Grid]:
         """The pure function of encode, for callers that jit it with sharded parameters."""
         _check(images, "images", self.config.in_channels, self.factor)
         return nnx.merge(self._graphdef, params).encode(images)
 
-    def apply_decode(self, params: dict, latents: jax.Array) -> jax.Array:
+    def apply_decode(self, params: dict, latents: Grid) -> Grid:
         """The pure function of decode, for callers that jit it with sharded parameters."""
         _check(latents, "latents", self.channels, 1)
         return nnx.merge(self._graphdef, params).decode(latents)
 
-    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(self, images: Grid) -> tuple[Grid, Grid]:
         """Mean and log-variance of the posterior of z; the log-variance is within −30..20."""
         return self._encode(self.params, images)
 
-    def decode(self, latents: jax.Array) -> jax.Array:
+    def decode(self, latents: Grid) -> Grid:
         """Images from z, which is the flow's latents / scaling_factor."""
         return self._decode(self.params, latents)
 
-    def encode_tiled(self, images: jax.Array, *, tile: int = 512, overlap: int = 128):
+    def encode_tiled(self, images: Grid, *, tile: int = 512, overlap: int = 128):
         """encode, a square tile at a time; tile and overlap in pixels, multiples of `factor`.
 
         Close to encode but not equal: norms and attention see one tile. The memory is that of one
@@ -154,13 +156,13 @@ class Autoencoder:
         _check(images, "images", self.config.in_channels, self.factor)
         return blend_tiles(self.encode, images, tile, overlap, unit=self.factor)
 
-    def decode_tiled(self, latents: jax.Array, *, tile: int = 64, overlap: int = 16) -> jax.Array:
+    def decode_tiled(self, latents: Grid, *, tile: int = 64, overlap: int = 16) -> Grid:
         """decode, a square tile at a time; tile and overlap in positions. See encode_tiled."""
         _check(latents, "latents", self.channels, 1)
         return blend_tiles(self.decode, latents, tile, overlap)
 
 
-def _check(x: jax.Array, name: str, channels: int, multiple: int) -> None:
+def _check(x: Array, name: str, channels: int, multiple: int) -> None:
     if x.ndim != 4 or x.shape[-1] != channels or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} must be (B, H, W, {channels}) float, not {x.shape} {x.dtype}")
     if x.shape[1] % multiple or x.shape[2] % multiple or 0 in x.shape:

@@ -9,19 +9,20 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 xavier = nnx.initializers.xavier_uniform()
 _FREQUENCIES = 128  # cosines and as many sines in the timestep embedding
 
 
-_OPERANDS: contextvars.ContextVar[jnp.dtype | None] = contextvars.ContextVar(
+_OPERANDS: contextvars.ContextVar[DTypeLike | None] = contextvars.ContextVar(
     "operands", default=None
 )
 
 
 @contextlib.contextmanager
-def operands(dtype: jnp.dtype | None) -> Iterator[None]:
+def operands(dtype: DTypeLike | None) -> Iterator[None]:
     """Products with weights that are traced inside round their operands to `dtype`.
 
     Sums and results keep the dtype of the activations; None rounds nothing.
@@ -43,18 +44,18 @@ def product(x: Float[Array, "*b d"], weight: Float[Array, "d o"]) -> Float[Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x: Array, weight: Array, dtype: jnp.dtype) -> Array:
+def _product(x: Array, weight: Array, dtype: DTypeLike) -> Array:
     return _product_forward(x, weight, dtype)[0]
 
 
 def _product_forward(
-    x: Array, weight: Array, dtype: jnp.dtype
+    x: Array, weight: Array, dtype: DTypeLike
 ) -> tuple[Array, tuple[Array, Array]]:
     kept = x.astype(dtype), weight.astype(dtype)
     return _dot(*kept, (x.ndim - 1,), (0,), x.dtype), kept
 
 
-def _product_backward(dtype: jnp.dtype, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _product_backward(dtype: DTypeLike, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, weight = kept
     result, g = g.dtype, g.astype(dtype)
     rows = tuple(range(x.ndim - 1))
@@ -62,7 +63,7 @@ def _product_backward(dtype: jnp.dtype, kept: tuple[Array, Array], g: Array) -> 
 
 
 def _dot(
-    a: Array, b: Array, of_a: tuple[int, ...], of_b: tuple[int, ...], result: jnp.dtype
+    a: Array, b: Array, of_a: tuple[int, ...], of_b: tuple[int, ...], result: DTypeLike
 ) -> Array:
     """The product over the named axes of both."""
     return jax.lax.dot_general(a, b, ((of_a, of_b), ((), ())), preferred_element_type=result)
@@ -80,7 +81,7 @@ class Matrix(nnx.Linear):
         out: int,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         kernel_init: nnx.Initializer = xavier,
     ):
         super().__init__(
@@ -107,7 +108,7 @@ class RMSNorm(nnx.Module):
 class FeedForward(nnx.Module):
     """w2(silu(w1·x) · w3·x); w2 starts at zero."""
 
-    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         matrix = functools.partial(Matrix, rngs=rngs, dtype=dtype)
         self.w1 = matrix(dim, hidden)
         self.w3 = matrix(dim, hidden)
@@ -126,7 +127,7 @@ class AdaLN(nnx.Module):
         out: int,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         bias_init: nnx.Initializer = nnx.initializers.zeros,
     ):
         self.linear = nnx.Linear(
@@ -137,7 +138,7 @@ class AdaLN(nnx.Module):
         return self.linear(jax.nn.silu(cond))
 
 
-def open_gates(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+def open_gates(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """Bias of (scale, gate, scale, gate): both gates start half open, tanh(0.5).
 
     Shut gates leave a fresh block almost without gradient; after 150 steps of the tiny preset the

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from onediff_jax.data.layout import RowLayout, Slot
@@ -96,7 +97,7 @@ class Attention(nnx.Module):
         cfg: NextDiTConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         implementation: Implementation,
     ):
         width, kv_width = cfg.hidden_size, cfg.num_kv_heads * cfg.head_dim
@@ -169,7 +170,7 @@ class Block(nnx.Module):
         cfg: NextDiTConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         implementation: Implementation,
     ):
         norm = functools.partial(RMSNorm, eps=cfg.norm_eps)
@@ -204,7 +205,7 @@ class Block(nnx.Module):
 class FinalLayer(nnx.Module):
     """LayerNorm without affine, adaLN scale, projection back to a patch."""
 
-    def __init__(self, cfg: NextDiTConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, cfg: NextDiTConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
         self.adaLN_modulation = AdaLN(cfg.cond_dim, cfg.hidden_size, rngs=rngs, dtype=dtype)
         self.norm = nnx.LayerNorm(
             cfg.hidden_size, epsilon=1e-6, use_bias=False, use_scale=False, rngs=rngs, dtype=dtype
@@ -239,7 +240,7 @@ class NextDiT(nnx.Module):
         cfg: NextDiTConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         attention: Implementation = "auto",
         remat: Remat = "none",
         unroll: int = 1,
@@ -264,7 +265,7 @@ class NextDiT(nnx.Module):
     def rows(
         self,
         tokens: Float[Array, "r c t p"],
-        positions: Int[Array, "r c t 3"],
+        positions: Int[Array, "#r c t 3"],
         timesteps: Float[Array, "r f"],
         text: Float[Array, "r s l d"],
         text_mask: Bool[Array, "r s l"],
@@ -278,7 +279,7 @@ class NextDiT(nnx.Module):
 
         Args:
           tokens: noisy patches, chunked by `layout`.
-          positions: (frame, row, column) of every token within its bundle.
+          positions: (frame, row, column) of every token within its bundle; one row serves all.
           timesteps: of every frame of the row, 0 (data) … 1000 (noise).
           text, text_mask: one caption per slot.
           token_mask: False marks padding, which nothing attends to; None means no padding.

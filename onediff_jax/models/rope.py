@@ -37,7 +37,7 @@ def rope_angles(
 
 
 def apply_rope(
-    x: Float[Array, "*b t n h"], cos: Float[Array, "*b t h2"], sin: Float[Array, "*b t h2"]
+    x: Float[Array, "*b t n h"], cos: Float[Array, "*#b t h2"], sin: Float[Array, "*#b t h2"]
 ) -> Float[Array, "*b t n h"]:
     """Rotates adjacent pairs (2i, 2i+1) of every head, in float32; returned in x's dtype."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int, Shaped
 
 from onediff_jax.models import loading
 
@@ -150,7 +151,7 @@ class Network(nnx.Module):
         self.layers = stack(rngs)
         self.final_norm = RMSNorm(c.d_model, c.layer_norm_epsilon)
 
-    def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, ids: Int[Array, "b l"], mask: Shaped[Array, "b l"]) -> Float[Array, "b l d"]:
         # Ids outside the vocabulary give NaN, not the nearest row.
         x = jnp.take(self.embedding[...], ids, axis=0, mode="fill").astype(jnp.float32)
         relative_bias = self.relative_bias[...]
@@ -174,7 +175,9 @@ class TextEncoder:
         self.width = config.d_model
         self._call = jax.jit(self.apply)
 
-    def apply(self, params: dict, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def apply(
+        self, params: dict, ids: Int[Array, "b l"], mask: Shaped[Array, "b l"]
+    ) -> Float[Array, "b l d"]:
         """The pure function of __call__, for callers that jit it with sharded parameters."""
         if ids.ndim != 2 or ids.shape != mask.shape or not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ValueError(
@@ -183,7 +186,7 @@ class TextEncoder:
             )
         return nnx.merge(self._graphdef, params)(ids, mask)
 
-    def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, ids: Int[Array, "b l"], mask: Shaped[Array, "b l"]) -> Float[Array, "b l d"]:
         """Embeddings (B, L, width) float32 of ids (B, L) where mask (B, L; nonzero = keep).
 
         Positions that the mask drops get values too, of no meaning. An id outside the vocabulary

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
@@ -36,7 +37,9 @@ def tile_weights(starts: list[int], tile: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def blend_tiles(function: Callable, x: jax.Array, tile: int, overlap: int, *, unit: int = 1):
+def blend_tiles(
+    function: Callable, x: Float[Array, "b h w c"], tile: int, overlap: int, *, unit: int = 1
+):
     """function(x) computed on square tiles of the image x (B, H, W, C), then blended.
 
     function maps (B, h, w, C) to one array (B, s·h, s·w, C') or a tuple of them, with a fixed

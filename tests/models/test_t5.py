@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from onediff_jax.models import load_text_encoder
 from onediff_jax.models.t5 import T5Config, layout, load_tokenizer, relative_buckets
+from tests.typed import refused
 
 SMALL = dict(vocab_size=200, d_model=32, d_kv=12, d_ff=56, num_layers=3, num_heads=4)
 
@@ -124,9 +125,9 @@ def test_wrong_inputs(ours):
     ids, mask = captions(3, 17)
     with pytest.raises(ValueError, match="vocabulary of 200"):
         ours(ids + 200, mask)
-    with pytest.raises(ValueError, match=r"\(B, L\)"):
+    with refused(r"\(B, L\)"):
         ours(ids, mask[:, :4])
-    with pytest.raises(ValueError, match="integers"):
+    with refused("integers"):
         ours(ids.astype(np.float32), mask)
     assert np.isnan(np.asarray(ours(jnp.asarray(ids).at[0, 0].set(999), mask))[0, 0]).all()
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from onediff_jax.models.attention.plain import reference
@@ -92,7 +92,7 @@ def check_implementation(name: str, *, softcap: float | None) -> None:
 def choose(
     tokens: int,
     keys: int,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     *,
     softcap: float | None,
     platform: str | None = None,

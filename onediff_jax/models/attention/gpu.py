@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.backend import get_default_device
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from onediff_jax.models.attention.plain import mean_where_no_key
@@ -20,7 +21,7 @@ _AMPERE, _HOPPER = 8, 9  # major compute capability
 _TILE = 8  # tokamax's kernel takes multiples of so many queries and keys
 
 
-def best(dtype: jnp.dtype, *, softcap: float | None) -> str | None:
+def best(dtype: DTypeLike, *, softcap: float | None) -> str | None:
     """The kernel for such arrays on jax's default GPU; None where no kernel can do it."""
     if dtype not in (jnp.bfloat16, jnp.float16):
         return None

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from onediff_jax.models.attention.dispatch import attention
+from tests.typed import refused
 
 B, T, S, N, K, H = 2, 5, 7, 6, 2, 4
 
@@ -75,5 +76,5 @@ def test_errors():
     q, k, v = arrays()
     with pytest.raises(ValueError, match="5 query heads must be a multiple of 2 key heads"):
         attention(q[:, :, :5], k, v)
-    with pytest.raises(ValueError, match="heads='first' must be 'repeat' or 'tile'"):
+    with refused("heads='first' must be 'repeat' or 'tile'"):
         attention(q, k, v, heads="first")
