@@ -7,15 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from onediff_jax.experiment.field import REQUIRED, Field, Range
+from onediff_jax.experiment.fields_training import OPEN_ENDED
 from onediff_jax.experiment.schema import (
     BY_PATH,
     FIELDS,
-    OPEN_ENDED,
     OPTIONAL_SECTIONS,
-    REQUIRED,
     SECTIONS,
-    Field,
-    Range,
     field_of,
     section_fields,
 )

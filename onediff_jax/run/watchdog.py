@@ -13,7 +13,7 @@ from typing import TextIO
 
 from onediff_jax import exits
 from onediff_jax.data.readers import ask_for_stacks
-from onediff_jax.experiment.schema import ON_HANG
+from onediff_jax.experiment.fields_running import ON_HANG
 
 _TIMES_MEDIAN = 10  # of the same thing's earlier durations
 _KEPT = 50  # durations that the median is of

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from onediff_jax.experiment.field import REQUIRED
 from onediff_jax.experiment.schema import (
     BY_PATH,
     FIELDS,
     OPTIONAL_SECTIONS,
-    REQUIRED,
     SECTIONS,
     is_free,
     table,

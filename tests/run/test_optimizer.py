@@ -7,7 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from onediff_jax.experiment.schema import MOMENTS, STATE_BYTES
+from onediff_jax.experiment.fields_training import MOMENTS, STATE_BYTES
 from onediff_jax.run.optimizer import (
     at_step,
     decay_mask,

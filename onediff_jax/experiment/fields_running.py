@@ -1,0 +1,200 @@
+"""The settings of checkpoints, logs, devices and adapters."""
+
+from onediff_jax.experiment.field import AXIS, NOT_NEGATIVE, POSITIVE, Field
+from onediff_jax.models.loading import COMPUTE_DTYPES
+from onediff_jax.models.lora import TARGETS
+
+ON_HANG = ("report", "exit")
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+
+FIELDS = (
+    Field("checkpoint.every_steps", "int", "Saves that often.", POSITIVE, "steps", free=True),
+    Field("checkpoint.every_minutes", "float", "And that often.", POSITIVE, "minutes", free=True),
+    Field("checkpoint.keep_last", "int", "Recent ones that stay.", POSITIVE, free=True),
+    Field(
+        "checkpoint.keep_every",
+        "int",
+        "One stays for good that often; 0: none.",
+        NOT_NEGATIVE,
+        "steps",
+        free=True,
+    ),
+    Field(
+        "checkpoint.local_folder",
+        "str",
+        "On a disk of each host, for saves beside the checkpoints: a run that is started again on "
+        "the same hosts goes on from the newest that all have. Empty: none.",
+        lacking="",
+        free=True,
+    ),
+    Field(
+        "checkpoint.local_every",
+        "int",
+        "Saves there that often.",
+        POSITIVE,
+        "steps",
+        lacking=100,
+        free=True,
+    ),
+    Field(
+        "checkpoint.accept_changes",
+        "bool",
+        "Goes on although code, versions, weights or data are others than at the last start.",
+        lacking=False,
+        free=True,
+    ),
+    Field("log.every_steps", "int", "Writes metrics that often.", POSITIVE, "steps", free=True),
+    Field(
+        "log.held_out_at",
+        "steps",
+        "Steps at which the held-out loss is measured, besides:",
+        NOT_NEGATIVE,
+        free=True,
+    ),
+    Field("log.held_out_every", "int", "Measures it that often.", POSITIVE, "steps", free=True),
+    Field("log.held_out_batches", "int", "Batches it is over.", POSITIVE, "batches", free=True),
+    Field(
+        "log.sample_every",
+        "int",
+        "Draws samples that often; 0: never.",
+        NOT_NEGATIVE,
+        "steps",
+        free=True,
+    ),
+    Field("log.sample_steps", "int", "Steps of sampling.", POSITIVE, "Euler steps", free=True),
+    Field("log.sample_rows", "int", "Rows sampled together.", POSITIVE, "rows", free=True),
+    Field(
+        "log.sample_examples",
+        "int",
+        "Samples per direction: one is always of the same example, the others are of others each "
+        "time.",
+        POSITIVE,
+        "examples",
+        lacking=1,
+        free=True,
+    ),
+    Field(
+        "log.guidance",
+        "float",
+        "Scale of classifier-free guidance in samples; 1: none.",
+        NOT_NEGATIVE,
+        free=True,
+    ),
+    Field(
+        "log.evaluate_every",
+        "int",
+        "Generates and measures a few held-out examples of every direction that often, into the "
+        "metrics; 0: never. Sampling is that of log.sample_steps, log.sample_rows, log.guidance.",
+        NOT_NEGATIVE,
+        "steps",
+        lacking=0,
+        free=True,
+    ),
+    Field(
+        "log.evaluate_examples",
+        "int",
+        "Examples per direction of that evaluation.",
+        POSITIVE,
+        "examples",
+        lacking=8,
+        free=True,
+    ),
+    Field(
+        "log.prompts",
+        "str",
+        "File of requests of your own, a JSON object a line (docs/evaluation.md), sampled at step "
+        "0 and with the samples, each beside its result at step 0; empty: none.",
+        lacking="",
+        free=True,
+    ),
+    Field(
+        "log.profile_at",
+        "int",
+        "Step before which a profile starts; 0: none.",
+        NOT_NEGATIVE,
+        lacking=0,
+        free=True,
+    ),
+    Field(
+        "log.profile_steps",
+        "int",
+        "Steps it lasts.",
+        POSITIVE,
+        "steps",
+        lacking=3,
+        free=True,
+    ),
+    Field(
+        "log.allow_recompile",
+        "bool",
+        "Whether the train step may be compiled again after the first time; else the run stops.",
+        lacking=False,
+        free=True,
+    ),
+    Field(
+        "log.on_hang",
+        "str",
+        "What the watchdog does where nothing moves, beside saying where: exit ends with a code of "
+        "its own, so that a launcher starts the run again.",
+        ON_HANG,
+        lacking="report",
+        free=True,
+    ),
+    Field(
+        "log.trackers",
+        "names",
+        "Where metrics and samples go, beside metrics.jsonl and the workdir.",
+        TRACKERS,
+        lacking=("tensorboard",),
+        free=True,
+    ),
+    Field(
+        "log.webhook",
+        "str",
+        "URL that gets a JSON object at the start, the end and a failure of the run; empty: none.",
+        lacking="",
+        free=True,
+    ),
+    Field("mesh.replica", "int", "Copies of the weights; rows are split.", AXIS, free=True),
+    Field("mesh.fsdp", "int", "Parts of every large matrix; rows are split.", AXIS, free=True),
+    Field("mesh.tensor", "int", "Parts of heads and hidden units.", AXIS, free=True),
+    Field("mesh.sequence", "int", "Parts of the tokens of a row.", AXIS, free=True),
+    Field(
+        "mesh.slices",
+        "int",
+        "Parts of the machine joined by a slower network; replicas span them.",
+        POSITIVE,
+        lacking=1,
+        free=True,
+    ),
+    Field("lora.rank", "int", "Width of an adapter.", POSITIVE, "channels"),
+    Field("lora.alpha", "float", "What an adapter adds is multiplied by alpha / rank.", POSITIVE),
+    Field(
+        "lora.rank_pattern",
+        "weights",
+        "Widths of the targets that have another: lora.rank_pattern.wq=64.",
+        POSITIVE,
+        "channels",
+        lacking={},
+    ),
+    Field(
+        "lora.targets",
+        "names",
+        "Matrices that have an adapter; wk_y, wv_y and y_embedder read the prompt.",
+        tuple(TARGETS),
+    ),
+    Field(
+        "lora.dora",
+        "bool",
+        "Whether the lengths of the adapted columns are trained too (DoRA, arXiv 2402.09353).",
+        lacking=False,
+    ),
+    Field(
+        "lora.init_adapter",
+        "str",
+        "Adapter, a file or a folder with one, that training goes on from: of the same base, "
+        "targets and ranks. Empty: adapters that change nothing.",
+        lacking="",
+    ),
+    Field("lora.frozen_dtype", "str", "Precision of the weights beside them.", COMPUTE_DTYPES),
+)
