@@ -29,6 +29,13 @@ from onediff_jax import exits
 from onediff_jax.data.buckets import bucket_size
 from onediff_jax.evaluation.held_out import examples
 from onediff_jax.experiment.build import Experiment, param_count
+from onediff_jax.exporting.card import (
+    SAMPLES,
+    check_license,
+    find_evaluation,
+    front_matter,
+    sections,
+)
 from onediff_jax.exporting.describe import index_fields
 from onediff_jax.exporting.encoders import (
     check_encoders,
@@ -52,7 +59,11 @@ from onediff_jax.run.workdir import versions
 
 FLAGS = flags.FLAGS
 
-_ADAPTER_CARD = """Adapters (LoRA) of step {step} for the transformer of {base}.
+_ADAPTER_CARD = """---
+library_name: diffusers
+tags: [onediffusion, lora]
+{front}---
+Adapters (LoRA) of step {step} for the transformer of {base}.
 
     pipe = DiffusionPipeline.from_pretrained(BASE, trust_remote_code=True)
     pipe.load_lora_weights(FOLDER)
@@ -76,12 +87,15 @@ class Options:
     adapter: list[str] = dataclasses.field(default_factory=list)
     overwrite: bool = False
     verify: bool = False
+    evaluation: str | None = None
+    license: str = ""
     push: str | None = None
     private: bool = False
     revision: str | None = None
 
     def __post_init__(self):
         check_dtype(self.dtype)
+        check_license(self.license)
         if not self.max_shard_gb > 0:
             raise ValueError(f"max_shard_gb={self.max_shard_gb} must be positive")
         if self.lora_only and self.verify:
@@ -113,6 +127,7 @@ def export(
     adapters = _trained_adapters(weights, source) if options.lora_only else None
     if weights.run and not options.lora_only:
         check_encoders(weights.run.experiment, options.text_encoder)
+    evaluation = _evaluation(source, weights, options)
     say(weights.says)
     added = weights.add_adapters(options.adapter)
     size = weight_bytes(weights.shapes, options.dtype) * (not options.lora_only)
@@ -120,7 +135,7 @@ def export(
         if adapters is not None:
             _write_adapters(folder, adapters, weights.base, options)
         else:
-            _write_pipeline(folder, source, out.name, weights, options, added)
+            _write_pipeline(folder, source, out.name, weights, options, added, evaluation)
             if options.verify:
                 _verify(folder, weights, options.dtype, say)
         replace_folder(folder, out)
@@ -160,12 +175,19 @@ def _write_adapters(folder: Path, adapters: _Adapters, weights: str, options: Op
         base=weights,
         base_name=adapters.base,
     )
-    card = _ADAPTER_CARD.format(base=adapters.base, step=adapters.step)
+    front = front_matter(adapters.base, options.license, relation="adapter")
+    card = _ADAPTER_CARD.format(base=adapters.base, step=adapters.step, front=front)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_pipeline(
-    folder: Path, source: Path, name: str, weights: Weights, options: Options, added: list
+    folder: Path,
+    source: Path,
+    name: str,
+    weights: Weights,
+    options: Options,
+    added: list,
+    evaluation: Path | None,
 ) -> None:
     """All of the folder: encoders, code, weights, card, and where it came from."""
     experiment, network, run = weights.experiment, weights.network, weights.run
@@ -211,10 +233,26 @@ def _write_pipeline(
         softcap=network.attention_softcap,
         tasks=described.get("tasks"),
         defaults=described.get("defaults"),
+        sections=sections(folder, run.experiment.config, evaluation) if run else "",
+        front=front_matter(
+            run.experiment.config.init_from if run else "",
+            options.license,
+            samples=(folder / SAMPLES).is_file(),
+        ),
     )
     write_json(folder / "model_index.json", index | described)
     if record:
         write_json(folder / RUN_FILE, record | {"files": hashes_of(folder)})
+
+
+def _evaluation(source: Path, weights: Weights, options: Options) -> Path | None:
+    """What the card's figures come from."""
+    if weights.run and not options.adapter:
+        step, ema = weights.run.step, options.ema
+        return find_evaluation(source, options.evaluation, step=step, ema=ema)
+    if options.evaluation:
+        raise ExportError("--evaluation goes with a run as --source, exported as it is")
+    return None
 
 
 def _copy_folder(source: Path, folder: Path, weights: Weights) -> dict[str, Any]:
@@ -312,6 +350,8 @@ def define_flags() -> None:
     flags.DEFINE_boolean("lora_only", False, "The adapters of a LoRA run alone.")
     flags.DEFINE_enum("lora_format", "diffusers", FORMATS, "Of --lora_only: with peft, or ComfyUI.")
     flags.DEFINE_multi_string("adapter", [], "FILE or FILE:WEIGHT to add; repeatable.")
+    flags.DEFINE_string("evaluation", None, "Figures and samples of the card; SOURCE/evaluation.")
+    flags.DEFINE_string("license", "", "Of the card, as the hub names it, e.g. apache-2.0.")
     flags.DEFINE_string("push", None, "OWNER/NAME on the Hugging Face hub to upload it to.")
     flags.DEFINE_boolean("private", False, "Of --push: a new repository is private.")
     flags.DEFINE_string("revision", None, "Of --push: a branch, made where it does not exist.")

@@ -84,6 +84,7 @@ def test_the_layout_is_the_released_one(exported):
     assert config["input_size"] == [1, 4, 4] and config["model_max_length"] == 16
     card = (exported / "README.md").read_text()
     assert "7 steps of depth2image, faceid" in card and "32 × 32" in card
+    assert "| data | the embedded world (simple), 64 scenes per task |" in card
     assert list(exported.parent.iterdir()) == [exported]
     assert exported.stat().st_mode & 0o777 == 0o755
 

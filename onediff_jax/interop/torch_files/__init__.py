@@ -181,6 +181,8 @@ def write_model_card(
     softcap: float | None = 30.0,
     tasks: dict[str, dict] | None = None,
     defaults: dict | None = None,
+    front: str = "",
+    sections: str = "",
 ):
     """Writes folder/README.md.
 
@@ -193,6 +195,8 @@ def write_model_card(
       multiple: what both sides must be multiples of.
       softcap: bound of the self-attention logits, None for none.
       tasks, defaults: as in model_index.json; None where they are not known.
+      front: more lines of the YAML at its head.
+      sections: more Markdown, before the details.
     """
     vaes = {
         "autoencoder_kl": "AutoencoderKL, 16 channels at 1/8 resolution",
@@ -212,6 +216,8 @@ def write_model_card(
         examples=_examples(tasks),
         tasks=_task_table(tasks),
         defaults=_defaults(defaults or {}),
+        front=front,
+        sections=sections and f"{sections}\n",
         softcap="no cap" if softcap is None else f"{softcap:g}·tanh(x/{softcap:g})",
     )
     (Path(folder) / "README.md").write_text(card, encoding="utf-8")
