@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -31,9 +31,8 @@ from onediff_jax.evaluation.networks import FLAGS, HELP, open_networks
 from onediff_jax.evaluation.of_model import Found, on_benchmarks, on_folders, on_world
 from onediff_jax.evaluation.report import FILES, Report, table, table_page, write_report
 from onediff_jax.evaluation.results import read_rows
-from onediff_jax.evaluation.scores.case import Row
 from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out_loss
-from onediff_jax.evaluation.scores.table import check_lines, loss_table
+from onediff_jax.evaluation.scores.table import check_lines, loss_table, noise_table
 from onediff_jax.evaluation.scoring import Settings
 from onediff_jax.files import replace_file
 from onediff_jax.sampling.source import Source, load_source
@@ -184,7 +183,7 @@ def _run(options: argparse.Namespace) -> int:
     what = f"step {source.step}, {weights} weights" if source.step is not None else "an export"
     print(f"{source.path}: {what}", flush=True)
     found = _found(options, source, tasks, steps, worlds, benchmarks, out)
-    losses = _losses(source, found.world)
+    losses = None if benchmarks else _losses(source, {row.task for row in found.rows})
     required = checks(found.world, losses) if found.world else []
     seconds = time.monotonic() - began
     counts = ", ".join(map(str, steps))
@@ -195,6 +194,8 @@ def _run(options: argparse.Namespace) -> int:
         f"{chosen}; {seconds:.0f} s",
     ]
     sections = []
+    if losses and not found.world:
+        sections = [("Held-out loss", loss_table(losses))]
     if found.world:
         unknown = "Not known: metrics.jsonl of the run holds fewer than two evaluations up to here."
         sections = [
@@ -204,6 +205,8 @@ def _run(options: argparse.Namespace) -> int:
                 check_lines(required) or "None of the evaluated tasks has a requirement.",
             ),
         ]
+    if losses and losses.by_noise:
+        sections.insert(1, ("Held-out loss by noise level", noise_table(losses)))
     settings = {k: getattr(options, k) for k in _SETTINGS} | {"tasks": tasks, "steps": steps}
     values = {
         "source": str(source.path),
@@ -284,18 +287,16 @@ def _writable(out: Path) -> Path:
         raise ValueError(f"out {out} cannot be written: {error.strerror}") from error
 
 
-def _losses(source: Source, rows: Sequence[Row]) -> HeldOutLoss | None:
+def _losses(source: Source, directions: Iterable[str]) -> HeldOutLoss | None:
     """Held-out losses of the run, of the tasks that were evaluated."""
     losses = held_out_loss(source.path / "metrics.jsonl", source.step)
-    if losses is None or not rows:
-        return None
-    directions = source.experiment.tasks
-    tasks = {directions.find_direction(row.task)[0].name for row in rows}
+    tasks = {source.experiment.tasks.find_direction(name)[0].name for name in directions}
 
     def only(values):
         return {name: value for name, value in values.items() if name in tasks}
 
-    return dataclasses.replace(losses, early=only(losses.early), late=only(losses.late))
+    kinds = ("early", "late", "by_noise")
+    return losses and dataclasses.replace(losses, **{k: only(getattr(losses, k)) for k in kinds})
 
 
 if __name__ == "__main__":

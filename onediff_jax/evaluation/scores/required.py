@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from onediff_jax.evaluation.scores.case import Row
 
@@ -24,12 +25,16 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutLoss:
-    """Held-out loss per task at two steps of a run, the same bundles and noise both times."""
+    """Held-out loss per task at two steps of a run, the same bundles and noise both times.
+
+    `by_noise` has those of the late step at fixed noise levels: task → σ → loss.
+    """
 
     early_step: int
     late_step: int
     early: dict[str, float]
     late: dict[str, float]
+    by_noise: dict[str, dict[float, float]] = dataclasses.field(default_factory=dict)
 
     def ratios(self) -> dict[str, float]:
         """Late over early, per task; below 1 is learning."""
@@ -45,6 +50,7 @@ def held_out_loss(file: Path, step: int | None = None) -> HeldOutLoss | None:
     if not file.exists():
         return None
     found: dict[int, dict[str, float]] = {}
+    by_noise: dict[int, dict[str, dict[float, float]]] = {}
     for line in file.read_text(errors="replace").splitlines():
         try:
             values = json.loads(line)
@@ -59,13 +65,25 @@ def held_out_loss(file: Path, step: int | None = None) -> HeldOutLoss | None:
         }
         if losses and values["step"] > 0 and (step is None or values["step"] <= step):
             found[values["step"]] = losses
+            by_noise[values["step"]] = _by_noise(values)
     if len(found) < 2:
         return None
     first, last = min(found), max(found)
     both = [task for task in found[first] if task in found[last]]
+    levels = {task: of_task for task, of_task in by_noise[last].items() if task in both}
     return HeldOutLoss(
-        first, last, {t: found[first][t] for t in both}, {t: found[last][t] for t in both}
+        first, last, {t: found[first][t] for t in both}, {t: found[last][t] for t in both}, levels
     )
+
+
+def _by_noise(values: dict[str, Any]) -> dict[str, dict[float, float]]:
+    """What a line of metrics says of held_out_by_noise/TASK/σ."""
+    found: dict[str, dict[float, float]] = {}
+    for name, value in values.items():
+        match name.split("/"):
+            case ["held_out_by_noise", task, level] if isinstance(value, float | int):
+                found.setdefault(task, {})[float(level)] = float(value)
+    return found
 
 
 def checks(rows: Sequence[Row], losses: HeldOutLoss | None) -> list[Check]:

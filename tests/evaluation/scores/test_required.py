@@ -18,13 +18,18 @@ def test_losses_are_the_first_and_the_last_up_to_a_step(tmp_path):
         file,
         {"step": 50, "loss": 1.0},
         {"step": 50, "held_out/a": 1.0, "held_out/b": 2.0, "held_out": 1.5},
-        {"step": 100, "held_out/a": 0.5, "held_out/b": 1.8},
+        {"step": 100, "held_out/a": 0.5, "held_out/b": 1.8}
+        | {
+            "held_out_by_noise/0.5": 0.7,
+            "held_out_by_noise/a/0.5": 0.6,
+            "held_out_by_noise/c/0.5": 1,
+        },
         {"step": 200, "held_out/a": 0.4, "held_out/b": "nan"},
         '{"step": 210, "held',
     )
     found = held_out_loss(file, 150)
     assert (found.early_step, found.late_step) == (50, 100)
-    assert found.ratios() == {"a": 0.5, "b": 0.9}
+    assert found.ratios() == {"a": 0.5, "b": 0.9} and found.by_noise == {"a": {0.5: 0.6}}
     assert held_out_loss(file).ratios() == {"a": 0.4}
     assert held_out_loss(file, 99) is None
     assert held_out_loss(tmp_path / "missing.jsonl") is None
