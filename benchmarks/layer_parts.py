@@ -1,6 +1,7 @@
 """Parts of a transformer layer by themselves, at the shapes of a preset's batch, with gradients."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,11 @@ from flax import nnx, traverse_util
 
 from onediff_jax.experiment.build import DTYPES, Experiment
 from onediff_jax.models.attention.dispatch import attention
+from onediff_jax.models.layers import operands
 from onediff_jax.models.remat import rematerialised
 from onediff_jax.models.rope import cos_sin, rope_angles
+from onediff_jax.parallel.xla_flags import compiler_options
+from onediff_jax.run.train_step import product_operands
 
 # Part → the parameters of a layer that it owns; self-attention has none, its projections are apart.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -36,7 +40,8 @@ class Row:
 def stacks(experiment: Experiment, params: Any, batch: dict) -> dict[str, Callable[[], Any]]:
     """Each part as a stack of `depth` layers of nothing else: x + part(x), forward and backward.
 
-    Unrolling and recomputation are the model's. A call runs it and waits for its gradients.
+    Unrolling, recomputation and what products are rounded to are the training's. A call runs it and
+    waits for its gradients.
     """
     config, dtype = experiment.config.model, DTYPES[experiment.config.model.dtype]
     rope = cos_sin(rope_angles(batch["positions"], experiment.model_config.head_dim))
@@ -56,9 +61,10 @@ def stacks(experiment: Experiment, params: Any, batch: dict) -> dict[str, Callab
                 return x + _part(name, block, x, row, experiment.layout), None
 
             body = rematerialised(body, config.remat)
-            return jax.lax.scan(body, x, own | rest, unroll=config.unroll or config.depth)[0]
+            with operands(product_operands(experiment.config)):
+                return jax.lax.scan(body, x, own | rest, unroll=config.unroll or config.depth)[0]
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=compiler_options(jax.default_backend()))
         def both(own, rest, row, x):
             y, backward = jax.vjp(lambda own, x: forward(own, rest, row, x), own, x)
             return backward(y)

@@ -1,4 +1,4 @@
-"""Where the time of a train step goes, and what scanned layers and the soft cap cost.
+"""Where the time of a train step goes; what scanned layers, soft cap and rounding change.
 
     python benchmarks/step.py [--preset=tiny] [--rounds=10]
 
@@ -32,8 +32,10 @@ from layer_parts import stacks
 from timing import Cost, in_turn, table
 
 from onediff_jax.experiment.build import make_experiment
+from onediff_jax.models.layers import operands
+from onediff_jax.parallel.xla_flags import compiler_options
 from onediff_jax.run.loop import _Run, train
-from onediff_jax.run.train_step import flow_loss
+from onediff_jax.run.train_step import flow_loss, product_operands
 from onediff_jax.scaling.flops import matmul_flops
 
 
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "gradient": {},
         other: {"model__unroll": 0 if scanned else 1},
         "no soft cap": {"model__attention_softcap": None},
+        "unrounded": {"train__products": "dtype"},
     }
 
     def step():
@@ -62,11 +65,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         jax.block_until_ready((state, metrics))
 
     def loss(experiment):
-        return lambda params, batch, key: flow_loss(params, batch, key, experiment)[0]
+        def run(params, batch, key):
+            with operands(product_operands(experiment.config)):
+                return flow_loss(params, batch, key, experiment)[0]
+
+        return run
 
     def gradient(change):
         changed = make_experiment(preset.load(args.preset, smoke=args.smoke, **change))
-        compiled = jax.jit(jax.grad(loss(changed)))
+        options = compiler_options(jax.default_backend())
+        compiled = jax.jit(jax.grad(loss(changed)), compiler_options=options)
         return lambda: jax.block_until_ready(compiled(state.params, batch, key))
 
     experiment = training.experiment
@@ -140,6 +148,7 @@ def report(name: str, cost: dict[str, Cost], flops: int) -> None:
     pairs = {
         "layers scanned ÷ unrolled": (cost["scanned"], cost["unrolled"]),
         "with ÷ without soft cap": (cost["gradient"], cost["no soft cap"]),
+        "train.products as set ÷ dtype": (cost["gradient"], cost["unrounded"]),
     }
     table(
         ("forward and backward", "ms ÷ ms", "CPU ÷ CPU"),
@@ -151,8 +160,9 @@ def report(name: str, cost: dict[str, Cost], flops: int) -> None:
         f"matrix products, {flops / whole.wall / 1e9:.3g} GFLOP/s; of the parts of a layer "
         f"{largest} takes most. Forward and backward take "
         f"{cost['scanned'].wall / cost['unrolled'].wall:.2f}× as long with scanned layers as with "
-        f"unrolled ones, and {cost['gradient'].wall / cost['no soft cap'].wall:.2f}× with the soft "
-        "cap as without."
+        f"unrolled ones, {cost['gradient'].wall / cost['no soft cap'].wall:.2f}× with the soft "
+        f"cap as without, and {cost['gradient'].wall / cost['unrounded'].wall:.2f}× with "
+        "train.products as set as with dtype."
     )
 
 
