@@ -50,6 +50,7 @@ class Field:
       none: whether it may be None.
       stream: whether it changes which rows are trained on, and in what order.
       free: whether it may differ between two starts of one run.
+      rounding: whether it changes rounding alone: it may differ when that is accepted.
       only: the data.name that has it; "": both.
     """
 
@@ -62,6 +63,7 @@ class Field:
     none: bool = False
     stream: bool = False
     free: bool = False
+    rounding: bool = False
     only: str = ""
 
     @property

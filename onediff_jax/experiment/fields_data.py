@@ -67,7 +67,7 @@ FIELDS = (
         "logits",
         none=True,
     ),
-    Field("model.dtype", "str", "Precision of activations.", COMPUTE_DTYPES),
+    Field("model.dtype", "str", "Precision of activations.", COMPUTE_DTYPES, rounding=True),
     Field(
         "model.attention",
         "str",

@@ -91,6 +91,7 @@ FIELDS = (
         "instructions for it, elsewhere dtype.",
         PRODUCTS,
         lacking="dtype",
+        rounding=True,
     ),
     Field(
         "train.caption_dropout",

@@ -51,6 +51,12 @@ def is_free(path: str) -> bool:
     return field is not None and field.free
 
 
+def is_rounding(path: str) -> bool:
+    """Whether a field changes rounding alone."""
+    field = field_of(path)
+    return field is not None and field.rounding
+
+
 def table() -> str:
     """The text of docs/settings.md."""
     lines = [
@@ -58,8 +64,9 @@ def table() -> str:
         "",
         "Every field of a config. `--config.section.field=VALUE` sets one, `--print` shows them",
         "resolved. *stream*: the field changes which rows are trained on, and a checkpoint goes on",
-        "with the same value only; *free*: it may change between two starts of one run. Older",
-        "runs that lack a field go on with the value named last. This page is written from",
+        "with the same value only; *free*: it may change between two starts of one run;",
+        "*rounding*: it may with `--accept_changes`. Older runs that lack a field go on with the",
+        "value named last. This page is written from",
         "`onediff_jax/experiment/fields_*.py`.",
     ]
     for section, title in SECTIONS.items():
@@ -94,6 +101,7 @@ def _line(field: Field) -> str:
     values += ", or None" if field.none else ""
     notes = [f"{field.only} data" if field.only else ""]
     notes += ["stream" if field.stream else "", "free" if field.free else ""]
+    notes += ["rounding" if field.rounding else ""]
     notes += ["" if field.lacking is REQUIRED else f"lacking: `{field.lacking!r}`"]
     notes = "; ".join(filter(None, notes))
     return f"| `{field.path}` | {field.kind} | {values} | {field.says} | {notes} |"

@@ -142,15 +142,13 @@ class _Run:
             prompts = own_prompts(self.experiment)
             self.first_start = time.time()
             if self.is_writer:
-                claimed = Workdir(workdir, config, write=False, extend=extend)
+                accept = accept_changes or config.checkpoint.accept_changes
+                claimed = Workdir(workdir, config, write=False, extend=extend, accept=accept)
                 opened.callback(claimed.release)
                 self.path, self.first_start = claimed.path, claimed.first_start
                 starts = not complete_steps(self.path / CHECKPOINTS)
-                claimed.check_surroundings(
-                    surroundings(self.experiment, starts=starts),
-                    changes,
-                    accept=accept_changes or config.checkpoint.accept_changes,
-                )
+                found = surroundings(self.experiment, starts=starts)
+                claimed.check_surroundings(found, changes)
         with together():
             if not self.is_writer:
                 self.path = await_claim(workdir)

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from onediff_jax.experiment.checks import may_grow, upgrade
-from onediff_jax.experiment.schema import is_free
+from onediff_jax.experiment.schema import is_free, is_rounding
 from onediff_jax.files import FileError, file_hash, is_remote, read_json, read_object, write_json
 
 
@@ -32,6 +32,7 @@ class Workdir:
       config: of the run.
       write: False checks only: nothing stays of a folder that is released before `begin`.
       extend: train.steps may be more than before whatever the schedule.
+      accept: settings that change rounding alone may differ; it stays written down.
 
     Attributes:
       path: absolute.
@@ -44,13 +45,21 @@ class Workdir:
     """
 
     def __init__(
-        self, path: str | Path, config: ConfigDict, *, write: bool = True, extend: bool = False
+        self,
+        path: str | Path,
+        config: ConfigDict,
+        *,
+        write: bool = True,
+        extend: bool = False,
+        accept: bool = False,
     ):
         self.path, self._lock = run_folder(path), None
         self.notes: list[str] = []
         self._begun, self._surroundings = False, None
         self._config = json.loads(config.to_json_best_effort())
         self._extend, self.steps_before = extend, None
+        self._accept = accept
+        self._accepted: list[str] = []  # settings that differ
         try:
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -77,26 +86,27 @@ class Workdir:
             raise
 
     def check_surroundings(
-        self, found: dict[str, Any], changes: Callable[[dict, dict], list[str]], *, accept: bool
+        self, found: dict[str, Any], changes: Callable[[dict, dict], list[str]]
     ) -> None:
         """Compares what the run depends on with the last start.
 
         Args:
           found: {part: {name: hash}}; written by `begin`.
           changes: (old, new) → lines that say what differs.
-          accept: go on with what differs; it stays written down.
 
-        Raises WorkdirError that names what differs, unless `accept`.
+        Raises WorkdirError that names what differs, unless it is accepted; then it stays written
+        down.
         """
         old = self._old_surroundings()
         differ = changes(old.get("now", {}), found)
-        if differ and not accept:
+        if differ and not self._accept:
             raise WorkdirError(
                 f"workdir {self.path}: not everything is as at the last start:\n  "
                 + "\n  ".join(differ)
                 + "\nThe same result cannot be promised. Put back what it was, or go on with "
                 "--accept_changes."
             )
+        differ = [*self._accepted, *differ]
         self.notes += [f"accepted: {line}" for line in differ]
         history = old.get("accepted", [])
         if differ:
@@ -141,10 +151,15 @@ class Workdir:
             if longer and (self._extend or may_grow(old, new)):
                 self.steps_before = before
             elif not is_free(name):
-                hint = (
-                    f" (--extend goes on to {now} with this schedule's new curve)" if longer else ""
-                )
-                differ.append(f"{name}: {before!r} in the workdir, {now!r} now{hint}")
+                line = f"{name}: {before!r} in the workdir, {now!r} now"
+                if self._accept and is_rounding(name):
+                    self._accepted.append(line)
+                    continue
+                if longer:
+                    line += f" (--extend goes on to {now} with this schedule's new curve)"
+                if is_rounding(name):
+                    line += " (--accept_changes goes on, rounded otherwise from here)"
+                differ.append(line)
         if differ:
             raise WorkdirError(
                 f"workdir {self.path} holds the run of another config:\n  "

@@ -174,11 +174,11 @@ def test_a_refused_start_leaves_nothing(tmp_path):
     assert (tmp_path / "mine" / "notes.txt").exists()
 
 
-def start(folder, found, accept=False) -> list[str]:
+def start(folder, found, accept=False, **fields) -> list[str]:
     """Notes of a start on which the run depends on `found`."""
-    workdir = Workdir(folder, config(), write=False)
+    workdir = Workdir(folder, config(**fields), write=False, accept=accept)
     try:
-        workdir.check_surroundings(found, changes, accept=accept)
+        workdir.check_surroundings(found, changes)
         workdir.begin()
     finally:
         workdir.release()
@@ -203,6 +203,20 @@ def test_what_a_run_depends_on_is_compared(tmp_path):
         start(tmp_path, other | {"base": {"w": "3"}})  # known since the first start
     history = json.loads((tmp_path / "surroundings.json").read_text())["accepted"]
     assert len(history) == 1 and history[0]["changes"][1] == "versions: jax 1 → 2"
+
+
+def test_what_changes_rounding_alone_may_change_when_accepted(tmp_path):
+    found, other = {"versions": {"jax": "1"}}, {"model.dtype": "bfloat16"}
+    start(tmp_path, found, **{"model.dtype": "float32"})
+    with pytest.raises(WorkdirError, match=r"model.dtype: 'float32' .*\(--accept_changes goes on"):
+        start(tmp_path, found, **other)
+    line = "model.dtype: 'float32' in the workdir, 'bfloat16' now"
+    assert start(tmp_path, found, accept=True, **other) == [f"accepted: {line}"]
+    assert start(tmp_path, found, **other) == []
+    (accepted,) = json.loads((tmp_path / "surroundings.json").read_text())["accepted"]
+    assert accepted["changes"] == [line]
+    with pytest.raises(WorkdirError, match="seed: 0 in the workdir, 1 now"):
+        start(tmp_path, found, accept=True, **other, seed=1)
 
 
 def test_versions_of_an_older_run_are_compared(tmp_path):
