@@ -53,6 +53,9 @@ _TEXT = flags.DEFINE_string("text", "none", "none: store captions; or a T5 folde
 _ANNOTATE = flags.DEFINE_string(
     "annotate", "", "KIND=MODEL,…: conditions and captions that models find in plain pictures."
 )
+_ANNOTATE_LABELS = flags.DEFINE_list(
+    "annotate_labels", [], "What --annotate=boxes=MODEL looks for; of a model with classes: which."
+)
 _MAX_LENGTH = flags.DEFINE_integer("max_length", 300, "Tokens per cached prompt.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Pictures per device and call of the encoder.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of the encoders: float32 or bfloat16.")
@@ -155,6 +158,8 @@ def _plan() -> Plan:
         raise ValueError(f"--resolution={_RESOLUTION.value} must be a positive multiple of 16")
     tokens = _TOKENS.value or (_RESOLUTION.value // 16 if _RESOLUTION.value else 16) ** 2
     models = annotate.parse(_ANNOTATE.value)
+    if _ANNOTATE_LABELS.value and "boxes" not in models:
+        raise ValueError("--annotate_labels goes with --annotate=boxes=MODEL")
     tasks = BUILT_IN if _OWN_TASKS.value is None else load_own_tasks(_OWN_TASKS.value)
     roles = tuple(annotate.ROLE_OF[kind] for kind in models if kind in annotate.ROLE_OF)
     options = {"allow_outside": _OUTSIDE.value, **_options(_OPTION.value)}
@@ -163,7 +168,8 @@ def _plan() -> Plan:
     _check_obtainable(tasks, roles, options.get("task"))
     given: tuple[str, ...] = ()
     if models:
-        source = AnnotatedSource(source, models, tasks=tasks)
+        labels = {"labels": _ANNOTATE_LABELS.value} if _ANNOTATE_LABELS.value else {}
+        source = AnnotatedSource(source, models, tasks=tasks, **labels)
         given = source.gives
     fitting = Fitting(tuple(_TASKS.value), tuple(_ASPECTS.value), tokens, given, tasks)
     autoencoder = None if _ENCODER.value == "light" else _ENCODER.value

@@ -1,26 +1,30 @@
 """Captions and conditions from other people's models, run through transformers (optional).
 
     --annotate=depth=MODEL,segmentation=MODEL,caption=MODEL,hed=MODEL
+    --annotate=boxes=MODEL,pose=MODEL,people=MODEL
 
 MODEL is a folder or a hub name. Needs `pip install transformers torch`; nothing of it is imported
 before an Annotator is made.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from onediff_jax.data.detect import PERSON, Box, Detector, PoseEstimator
 from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, check_captions
-from onediff_jax.data.sources.labels import check_label, choose_colors
+from onediff_jax.data.sources.labels import check_label, choose_colors, draw_boxes
 from onediff_jax.tasks.definitions import BUILT_IN
 from onediff_jax.tasks.depth import depth_image
+from onediff_jax.tasks.pose import LIMBS, draw_pose
 from onediff_jax.tasks.regions import paint_semantic
 from onediff_jax.tasks.roles import ROLES
 
 # Kind of annotation → the role of the frame it finds; captions go to the picture itself.
 ROLE_OF = {role.annotation: role.name for role in ROLES.values() if role.annotation}
-CHOICES = (*ROLE_OF, "caption")
+CHOICES = (*ROLE_OF, "caption", "people")  # people: whom pose is estimated of
 _PIPELINES = {
     "depth": "depth-estimation",
     "segmentation": "image-segmentation",
@@ -46,7 +50,16 @@ def parse(text: str) -> dict[str, str]:
         if not model or kind in models:
             raise ValueError(f"{text!r} must name one model for {kind}, as {kind}=MODEL")
         models[kind] = model
+    _check_pair(models)
     return models
+
+
+def _check_pair(models: dict[str, str]) -> None:
+    if ("pose" in models) != ("people" in models):
+        raise ValueError(
+            f"pose=MODEL (a ViTPose) and people=MODEL (a detector that knows {PERSON!r}) go "
+            f"together; found {list(models)}"
+        )
 
 
 def task_of(kind: str) -> str:
@@ -63,6 +76,7 @@ class Annotator:
       device: "cpu", "cuda:0", …; None: the GPU where torch finds one.
       batch_size: pictures per call of a model.
       max_caption_tokens: where a caption is cut.
+      labels: words that a detector of boxes looks for.
 
     Raises ValueError for an unknown kind, or a model that cannot be loaded as what it is needed
     for, and ImportError when transformers or torch is not installed.
@@ -75,10 +89,12 @@ class Annotator:
         device: str | None = None,
         batch_size: int = 4,
         max_caption_tokens: int = 60,
+        labels: Sequence[str] = (),
     ):
         unknown = [kind for kind in models if kind not in CHOICES]
         if unknown:
             raise ValueError(f"unknown annotation {unknown[0]!r}; choose from {list(CHOICES)}")
+        _check_pair(models)
         if batch_size < 1:
             raise ValueError(f"{batch_size=} must be positive")
         try:
@@ -91,11 +107,27 @@ class Annotator:
         self._models, self._batch_size = dict(models), batch_size
         self._max_caption_tokens = max_caption_tokens
         self._pipes: dict[str, Any] = {}
-        for kind, model in models.items():
+        # People before the poses that need them.
+        for kind, model in sorted(models.items(), key=lambda item: item[0] != "people"):
             try:
-                self._pipes[kind] = _load(transformers, kind, model, device)
+                self._pipes[kind] = self._load(transformers, kind, model, device, labels)
             except (OSError, ValueError, KeyError) as error:
                 raise ValueError(f"{model!r} cannot be loaded for {kind}: {error}") from error
+
+    def _load(
+        self, transformers: Any, kind: str, model: str, device: str, labels: Sequence[str]
+    ) -> Any:
+        if kind == "boxes":
+            return Detector(transformers, model, device, labels)
+        if kind == "people":
+            return Detector(transformers, model, device, (PERSON,))
+        if kind == "pose":
+            return PoseEstimator(transformers, model, device, self._pipes["people"])
+        if kind == "hed":
+            names = transformers.AutoConfig.from_pretrained(model).architectures or [""]
+            if names[0].endswith("ForSemanticSegmentation"):
+                return _EdgeModel(transformers, model, device)
+        return transformers.pipeline(_PIPELINES[kind], model=model, device=device)
 
     def annotate(self, examples: list[RawExample]) -> list[list[RawExample | BadRecord]]:
         """What each picture gives.
@@ -180,7 +212,7 @@ class Annotator:
 
     def _run(self, kind: str, images: list[np.ndarray]) -> list:
         pipe = self._pipes[kind]
-        if isinstance(pipe, _EdgeModel):
+        if isinstance(pipe, _EdgeModel | Detector | PoseEstimator):
             return [pipe(image) for image in images]
         of_size: dict[tuple, list[int]] = {}
         for index, image in enumerate(images):  # a batch holds pictures of one size
@@ -223,14 +255,6 @@ class _EdgeModel:
             return logits[0, 0].sigmoid().cpu().numpy()
 
 
-def _load(transformers, kind: str, model: str, device: str):
-    if kind == "hed":
-        names = transformers.AutoConfig.from_pretrained(model).architectures or [""]
-        if names[0].endswith("ForSemanticSegmentation"):
-            return _EdgeModel(transformers, model, device)
-    return transformers.pipeline(_PIPELINES[kind], model=model, device=device)
-
-
 def _read_depth(output, example: RawExample, metric: bool) -> tuple[np.ndarray, dict[str, Any]]:
     values = _dense(output, example)
     if metric:
@@ -266,7 +290,34 @@ def _read_segments(output, example: RawExample, metric: bool) -> tuple[np.ndarra
     return paint_semantic(classes, painted), parts
 
 
-_READERS = {"depth": _read_depth, "segmentation": _read_segments, "hed": _read_edges}
+def _read_boxes(
+    output: list[Box], example: RawExample, metric: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    if not output:
+        raise BadData("failed_annotation", "nothing was found")
+    labels = [check_label(box.label) for box in output]
+    corners = [np.array(box.corners) for box in output]
+    picture, regions, extras = draw_boxes(example.key, example.target.shape, corners, labels)
+    return picture, {"regions": regions, "extras": extras}
+
+
+def _read_people(
+    output: list[np.ndarray], example: RawExample, metric: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    if not any(points[:, 2].any() for points in output):
+        raise BadData("failed_annotation", "no person was found")
+    height, width = example.target.shape[:2]
+    drawn = [draw_pose(height, width, points, LIMBS) for points in output]
+    return np.maximum.reduce(drawn), {}
+
+
+_READERS = {
+    "depth": _read_depth,
+    "segmentation": _read_segments,
+    "hed": _read_edges,
+    "boxes": _read_boxes,
+    "pose": _read_people,
+}
 
 
 def _dense(output: dict, example: RawExample) -> np.ndarray:

@@ -218,9 +218,8 @@ class _Run:
         if peak is None:
             self.reporter.say(f"the peak of a {kind!r} is not known: no MFU")
         if (rounded := product_operands(self.config)) is not None:
-            self.reporter.say(
-                f"operands of products with weights are rounded to {rounded.__name__}"
-            )
+            name = jax.numpy.dtype(rounded).name
+            self.reporter.say(f"operands of products with weights are rounded to {name}")
         tokens = train.batch_rows * train.accumulate * self.experiment.layout.tokens
         return Work(tokens, model_flops(self.config).total, self.mesh.size, peak)
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from onediff_jax.data.layout import RowLayout
@@ -132,7 +133,7 @@ def ray_frames(layout: RowLayout) -> np.ndarray:
     return np.array(found)
 
 
-def product_operands(config: ConfigDict) -> type[jnp.bfloat16] | None:
+def product_operands(config: ConfigDict) -> DTypeLike | None:
     """What train.products rounds the operands of products with weights to; None: nothing."""
     choice = config.train.products
     if choice == "auto":

@@ -135,6 +135,7 @@ class Pose(Role):
     """A skeleton of COCO's 17 keypoints."""
 
     name, title = "pose", "skeleton"
+    annotation = "pose"
     mirrors = False  # its colours tell the left arm from the right
     measure = "painted"
 

@@ -95,6 +95,7 @@ class BoundingBoxes(Role):
     """Box outlines in their region's colour, on black."""
 
     name, title = "boundingbox", "picture of bounding boxes"
+    annotation = "boxes"
     nearest = True
     region_word = "boundingbox"
     measure = "painted"

@@ -208,7 +208,9 @@ def test_a_model_that_gives_nothing_is_a_bad_record(models, examples):
 def test_parse():
     assert annotate.parse("depth=a/b, caption=c") == {"depth": "a/b", "caption": "c"}
     assert annotate.parse("") == {}
-    with pytest.raises(ValueError, match="unknown annotation 'pose'; choose from"):
+    with pytest.raises(ValueError, match="unknown annotation 'gaze'; choose from .*'pose', 'hed'"):
+        annotate.parse("gaze=x")
+    with pytest.raises(ValueError, match=r"go together; found \['pose'\]"):
         annotate.parse("pose=x")
     for wrong in ("depth", "depth=", "depth=a,depth=b"):
         with pytest.raises(ValueError, match="one model for depth"):
@@ -216,8 +218,10 @@ def test_parse():
 
 
 def test_wrong_use(models, examples, tmp_path):
-    with pytest.raises(ValueError, match="unknown annotation 'pose'"):
-        Annotator({"pose": "x"})
+    with pytest.raises(ValueError, match="unknown annotation 'gaze'"):
+        Annotator({"gaze": "x"})
+    with pytest.raises(ValueError, match=r"go together; found \['people'\]"):
+        Annotator({"people": "x"})
     with pytest.raises(ValueError, match="cannot be loaded for depth"):
         Annotator({"depth": str(tmp_path)})
     annotator = Annotator({"depth": str(models / "dpt")})

@@ -26,10 +26,9 @@ from onediff_jax.data.sources.base import (
 )
 from onediff_jax.data.sources.condition_files import check_aspect
 from onediff_jax.data.sources.images import is_picture_name
-from onediff_jax.data.sources.labels import check_label, choose_colors
+from onediff_jax.data.sources.labels import check_label, draw_boxes
 from onediff_jax.data.sources.records import RecordReader
 from onediff_jax.tasks.pose import KEYPOINTS, LIMBS, draw_pose
-from onediff_jax.tasks.regions import paint_boxes
 
 _LISTS = ("images", "annotations")
 _PICTURE_FIELDS = ("file_name", "width", "height")
@@ -175,29 +174,12 @@ class CocoSource:
         return np.array([width / stated[1], height / stated[0]])
 
     def _boxes(self, key: str, shape, annotations: list[dict], scale: np.ndarray):
-        height, width = shape[:2]
-        areas: dict[str, float] = collections.defaultdict(float)
-        boxes, labels, empty = [], [], []
+        boxes, labels = [], []
         for annotation in annotations:
             x, y, across, down = _numbers(annotation.get("bbox"), 4, "bbox")
-            box = np.array([x, y, x + across, y + down]) * np.tile(scale, 2)
-            box = np.clip(box, 0, [width, height, width, height])
-            if not (np.rint(box[2:]) > np.rint(box[:2])).all():
-                empty.append(annotation["bbox"])
-                continue
-            category = self._category(annotation)
-            label = check_label(category.get("name"))
-            boxes.append(box)
-            labels.append(label)
-            areas[label] += float(np.prod(box[2:] - box[:2]))
-        if not boxes:
-            raise BadData("bad_labels", f"boxes {empty[:3]} hold no pixel")
-        chosen, left_out = choose_colors(sorted(areas, key=lambda x: (-areas[x], x)), key)
-        shown = [(b, chosen[n]) for b, n in zip(boxes, labels, strict=True) if n in chosen]
-        picture = paint_boxes(height, width, [b for b, _ in shown], [c for _, c in shown])
-        regions = tuple((color, label) for label, color in chosen.items())
-        extras = {"labels_left_out": left_out} if left_out else {}
-        return picture, regions, extras | ({"boxes_left_out": empty} if empty else {})
+            boxes.append(np.array([x, y, x + across, y + down]) * np.tile(scale, 2))
+            labels.append(check_label(self._category(annotation).get("name")))
+        return draw_boxes(key, shape, boxes, labels)
 
     def _pose(self, shape, annotations: list[dict], scale: np.ndarray) -> np.ndarray:
         """The skeletons of all people in one picture."""

@@ -10,6 +10,7 @@ import numpy as np
 from onediff_jax.data.sources import files
 from onediff_jax.data.sources.base import BadData, check_text, decode_text, rng_for
 from onediff_jax.tasks import colors
+from onediff_jax.tasks.regions import paint_boxes
 
 VOID = (255, 65535, -1)  # "ignore" in the class maps of nearly every set
 
@@ -112,6 +113,39 @@ def choose_colors(labels: Sequence[str], key: str) -> tuple[dict[str, str], list
     labels = list(dict.fromkeys(labels))
     shown, left_out = labels[: len(colors.COLORS)], labels[len(colors.COLORS) :]
     return colors.assign(shown, rng_for("colours", key)), left_out
+
+
+def draw_boxes(
+    key: str, shape: tuple[int, ...], boxes: Sequence[np.ndarray], labels: Sequence[str]
+) -> tuple[np.ndarray, tuple[tuple[str, str], ...], dict[str, Any]]:
+    """The picture of labelled boxes, its regions, and extras of the record.
+
+    Args:
+      key: of the record; its colours depend on it.
+      shape: (height, width, …) of the picture.
+      boxes: (4,) x0, y0, x1, y1 in pixels; parts outside are cut.
+      labels: of each. Those that cover most get a colour first.
+
+    Raises BadData where no box holds a pixel.
+    """
+    height, width = shape[:2]
+    areas: dict[str, float] = {}
+    kept, empty = [], []
+    for box, label in zip(boxes, labels, strict=True):
+        cut = np.clip(box, 0, [width, height, width, height])
+        if not (np.rint(cut[2:]) > np.rint(cut[:2])).all():
+            empty.append([round(float(value), 2) for value in box])
+            continue
+        kept.append((cut, label))
+        areas[label] = areas.get(label, 0.0) + float(np.prod(cut[2:] - cut[:2]))
+    if not kept:
+        raise BadData("bad_labels", f"boxes {empty[:3]} hold no pixel")
+    chosen, left_out = choose_colors(sorted(areas, key=lambda x: (-areas[x], x)), key)
+    shown = [(box, chosen[name]) for box, name in kept if name in chosen]
+    picture = paint_boxes(height, width, [box for box, _ in shown], [name for _, name in shown])
+    extras: dict[str, Any] = {"labels_left_out": left_out} if left_out else {}
+    extras |= {"boxes_left_out": empty} if empty else {}
+    return picture, tuple((color, label) for label, color in chosen.items()), extras
 
 
 def check_label(label: Any) -> str:

@@ -182,7 +182,7 @@ def test_boxes_without_area_and_odd_categories(files, read):
     path = coco(files, annotations, images=images, categories=[{"id": 1, "name": 7}, None])
     (example,) = read("coco", path, task="boundingbox2image").good
     assert [label for _, label in example.regions] == ["7"]
-    assert example.extras == {"boxes_left_out": [[9.98, 4.56, 5.54, 0.0]]}
+    assert example.extras == {"boxes_left_out": [[9.98, 4.56, 15.52, 4.56]]}
     path = coco(files, annotations, images=images, categories=None)
     assert read("coco", path, task="boundingbox2image").reasons == {"0.png": "bad_labels"}
     images.append({"id": 11, "file_name": "../../x.png"})
