@@ -324,7 +324,7 @@ def _convert(
     return jax.make_array_from_callback(ours.shape, sharding, part)
 
 
-def fill(out: np.ndarray, values: np.ndarray) -> None:
+def fill(out: np.ndarray, values: np.ndarray | np.generic) -> None:
     """out[...] = values, converted; a transposed matrix goes in tiles that fit a cache."""
     if values.ndim != 2 or values.strides[0] >= values.strides[1]:
         out[...] = values

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.models.attention.dispatch import Implementation, attention, check_implementation
@@ -273,7 +273,7 @@ class NextDiT(nnx.Module):
         layout: RowLayout,
         token_mask: Bool[Array, "r c t"] | None = None,
         rope_scale: float = 1.0,
-        rope_watershed: float = 1.0,
+        rope_watershed: float | Float[Array, ""] = 1.0,
     ) -> Float[Array, "r c t p"]:
         """Velocity ε − x of packed rows.
 
@@ -312,14 +312,14 @@ class NextDiT(nnx.Module):
         latents: Float[Array, "b f h w c"],
         timesteps: Float[Array, "b f"],
         text: Float[Array, "b l d"],
-        text_mask: Bool[Array, "b l"],
+        text_mask: Shaped[Array, "b l"],
         *,
         rope_scale: float = 1.0,
-        rope_watershed: float = 1.0,
+        rope_watershed: float | Float[Array, ""] = 1.0,
     ) -> Float[Array, "b f h w c"]:
         """Velocity ε − x of every frame; timesteps in 0 (data) … 1000 (noise), one per frame.
 
-        Raises ValueError when a shape does not fit the network.
+        Words count where `text_mask` is not 0. Raises ValueError when a shape does not fit.
         """
         b, f, h, w, c = latents.shape
         p = self.cfg.patch_size

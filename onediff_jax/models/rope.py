@@ -12,7 +12,7 @@ def rope_angles(
     head_dim: int,
     *,
     scale: float = 1.0,
-    watershed: float = 1.0,
+    watershed: float | Float[Array, ""] = 1.0,
     max_timestep: Float[Array, ""] | None = None,
 ) -> Float[Array, "*b t h2"]:
     """Angles of the head_dim/2 pairs, float32: a third each for frame, row and column.
