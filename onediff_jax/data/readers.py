@@ -101,8 +101,12 @@ class Readers:
             closing.join(_POLL / 5)
         if closing.is_alive() or self._killed():
             self._end_by_force()
-        for process in self._processes.values():  # killed a moment ago, it may not have ended yet
-            process.join(timeout=_GRACE)
+        # One that was killed a moment ago may not have ended yet, or grain's thread, which joins it
+        # too, may not have written down that it has.
+        until = time.monotonic() + _GRACE
+        ours = set(self._processes.values())
+        while ours & set(multiprocessing.active_children()) and time.monotonic() < until:
+            time.sleep(0.01)
 
     def _close(self) -> None:
         self._thread.join()

@@ -165,7 +165,7 @@ if __name__ == "__main__":
             time.sleep(1)  # their pipes are full
             multiprocessing.active_children()[number % 2].kill()
     stream.close()
-    print("whole", multiprocessing.active_children())
+    print("whole", [p for p in multiprocessing.active_children() if p.is_alive()])
 """
 
 
