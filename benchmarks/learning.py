@@ -98,8 +98,11 @@ def measured(
             return config
 
         with contextlib.redirect_stdout(sys.stderr):
+            begun = folder / "config.json"
             if args.smoke:
                 steps = 2
+            elif begun.exists():  # killed: it goes on to where it was going
+                steps = json.loads(begun.read_text())["train"]["steps"]
             else:
                 with tempfile.TemporaryDirectory() as probe:
                     train(config(PROBE), probe)

@@ -111,7 +111,9 @@ class PoseEstimator:
         inputs = self._processor(_pil(image), boxes=sides, return_tensors="pt")
         inputs = inputs.to(self._model.device)
         if self._experts:  # the first of them is COCO's
-            inputs["dataset_index"] = torch.zeros(len(boxes), dtype=torch.int64)
+            inputs["dataset_index"] = torch.zeros(
+                len(boxes), dtype=torch.int64, device=self._model.device
+            )
         with torch.no_grad():
             outputs = self._model(**inputs)
         (found,) = self._processor.post_process_pose_estimation(outputs, boxes=sides)

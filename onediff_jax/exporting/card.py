@@ -116,7 +116,10 @@ def _training(config: ConfigDict) -> str:
         ("noise", f"{flow.distribution}, shift {flow.shift:g}"),
         ("weights of tasks, within their group", tasks),
         ("seed", str(config.seed)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+        (
+            "versions, at the export",
+            ", ".join(f"{name} {version}" for name, version in versions().items()),
+        ),
     ]
     lines = [f"| {name} | {value} |" for name, value in rows]
     return "\n".join(["| | |", "|---|---|", *lines, "", "`onediff_jax.json` has every setting."])

@@ -43,6 +43,8 @@ def shapes_only(config: ConfigDict) -> ConfigDict:
     config.data.tasks = dict.fromkeys(config.data.tasks, 0.0)
     if "encoder" in config.data:
         config.data.encoder = "light"
+    if config.train.products == "auto":  # the processor here says nothing of devices elsewhere
+        config.train.products = "dtype"
     return config.lock()
 
 
