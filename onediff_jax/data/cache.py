@@ -1,9 +1,11 @@
-"""Examples of the embedded world, kept in bounded memory once they are rendered and encoded."""
+"""Examples of the embedded world, kept in bounded memory once they are rendered and encoded, and
+the views that several of them are made of.
+"""
 
 import collections
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 from onediff_jax.data.bundle import Encoded
 
@@ -11,41 +13,46 @@ from onediff_jax.data.bundle import Encoded
 # sys.getsizeof: the example, its tuple, its entry here; the array's header).
 _EXAMPLE, _FRAME = 700, 130
 
+T = TypeVar("T")
+
 
 class Cache:
     """What was used least recently goes when there is no room; safe for several threads.
 
     Args:
-      size: bytes that the examples may take; 0 keeps nothing.
+      size: bytes that what is kept may take; 0 keeps nothing.
+
+    Attributes: size.
     """
 
     def __init__(self, size: float):
-        self._size, self._used = size, 0
-        self._kept: collections.OrderedDict[Hashable, Encoded] = collections.OrderedDict()
+        self.size, self._used = size, 0
+        self._kept: collections.OrderedDict[Hashable, tuple[Any, int]] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return Cache, (self._size,)  # a reading process starts with an empty one
+        return Cache, (self.size,)  # a reading process starts with an empty one
 
-    def get(self, key: Hashable, make: Callable[[], Encoded]) -> Encoded:
-        """The example of that key, made where it is not kept."""
+    def get(self, key: Hashable, make: Callable[[], T], size_of: Callable[[T], int]) -> T:
+        """What is kept under that key, made where nothing is; `size_of` tells its bytes."""
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
-                return found
+                return found[0]
         made = make()  # outside the lock: the threads render side by side
+        size = size_of(made)
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = made
-                self._used += size_of(made)
-            while self._used > self._size:
-                self._used -= size_of(self._kept.popitem(last=False)[1])
+                self._kept[key] = made, size
+                self._used += size
+            while self._used > self.size:
+                self._used -= self._kept.popitem(last=False)[1][1]
         return made
 
     @property
     def used(self) -> int:
-        """Bytes that the kept examples take."""
+        """Bytes that all it keeps takes."""
         return self._used
 
 
@@ -77,4 +84,4 @@ class Cached:
     def __getitem__(self, index: SupportsIndex) -> Encoded:
         index = int(index)
         make = lambda: self._encode(self._source[index])  # noqa: E731
-        return self._cache.get((self._name, index), make)
+        return self._cache.get((self._name, index), make, size_of)

@@ -1,12 +1,14 @@
 """The embedded world as training examples: every task's frames with exact ground truth."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from onediff_jax.data.bundle import Bundle
-from onediff_jax.data.world import CLASSES, OrbitCamera, View, World
+from onediff_jax.data.cache import Cache
+from onediff_jax.data.world import CLASSES, OrbitCamera, Scene, View, World
 from onediff_jax.tasks import cameras, colors, prompts
 from onediff_jax.tasks.definitions import BUILT_IN, Task, TaskSet
 from onediff_jax.tasks.role import Made, Role, Truth
@@ -19,6 +21,7 @@ WORLD_VERSION = 2
 # Nothing in a scene is nearer; the floor beyond is clipped.
 DEPTH_RANGE = {"near": 1.0, "far": 4.0}
 _LATENT = 8  # pixels per latent
+_VIEW = 2000  # bytes of Python's objects around the pixels of a view, boxes included
 
 
 class WorldBundles:
@@ -32,6 +35,7 @@ class WorldBundles:
       max_frames: room for identity and multiview bundles, whose length varies.
       tasks: where the task is looked up.
       world: of that seed and level, where it is shared.
+      views: keeps what scenes look like for the other tasks that show them; same seed and level.
 
     Raises ValueError for an unknown task or level, no room for the task's frames, or a task with a
     role that the world does not know.
@@ -49,6 +53,7 @@ class WorldBundles:
         max_frames: int,
         tasks: TaskSet = BUILT_IN,
         world: World | None = None,
+        views: Cache | None = None,
     ):
         self.task, self._tasks = tasks.task(task), tasks
         if not sizes or max_frames < self.task.min_frames:
@@ -59,6 +64,7 @@ class WorldBundles:
             unknown = [name for name in self.task.frames if not get_role(name).rendered]
             raise ValueError(f"the embedded world has no frames of role {unknown[0]!r} ({task})")
         self._world = world or World(seed=seed, level=level)
+        self._views = views or Cache(0)
         self._seed, self._first, self._count = seed, first, count
         self._sizes = tuple(sizes)
         self._max_frames = min(max_frames, self.task.max_frames)
@@ -84,9 +90,11 @@ class WorldBundles:
     def _with_conditions(self, number, height, width, rng) -> Bundle:
         """One view of one scene, and what the roles of the other frames make of it."""
         roles = [get_role(name) for name in self.task.frames]
-        figure = True if "pose" in self.task.frames else None
-        scene = self._world.scene(number, figure=figure)
-        view = self._world.render(scene, height, width)
+        if "pose" in self.task.frames:
+            scene = self._world.scene(number, figure=True)
+            view = self._world.render(scene, height, width)
+        else:
+            scene, view = self._shared(number, height, width)
         truth: dict[str, Any] = {"scene": scene, "view": view}
         chosen = _region_colors(view, rng, self._world.level) if self.task.region_word else {}
         made = [_rendered(role, _truth(view, chosen), rng) for role in roles]
@@ -95,6 +103,22 @@ class WorldBundles:
         regions = next((frame.regions for frame in made if frame.regions), None)
         caption = self._world.caption(scene, rng)
         return self._bundle([frame.picture for frame in made], caption, truth, regions=regions)
+
+    def _shared(self, number: int, height: int, width: int) -> tuple[Scene, View]:
+        """A scene and its view; what was rendered for another task is not rendered again."""
+        scene = self._world.scene(number)
+
+        def render() -> tuple[View, tuple[float, ...]]:
+            view = self._world.render(scene, height, width)
+            for pixels in _pixels(view):
+                pixels.flags.writeable = False  # several examples have them
+            return view, scene.shares
+
+        def size_of(made: tuple[View, tuple[float, ...]]) -> int:
+            return _VIEW + sum(pixels.nbytes for pixels in _pixels(made[0]))
+
+        view, shares = self._views.get(("view", number, height, width), render, size_of)
+        return scene.knowing(shares), view
 
     def _editing(self, number, height, width, rng) -> Bundle:
         source = self._world.scene(number)
@@ -137,6 +161,11 @@ _OTHERS: dict[str, Callable] = {
     "subject_driven": WorldBundles._subject,
     "multiview": WorldBundles._multiview,
 }
+
+
+def _pixels(view: View) -> list[np.ndarray]:
+    fields = (getattr(view, field.name) for field in dataclasses.fields(view))
+    return [value for value in fields if isinstance(value, np.ndarray)]
 
 
 def renders(task: Task) -> bool:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from onediff_jax.data.bundle import encode_bundle
-from onediff_jax.data.cache import Cache, Cached
+from onediff_jax.data.bundle import Encoded, encode_bundle
+from onediff_jax.data.cache import Cache, Cached, size_of
 from onediff_jax.data.codec import PictureCodec
 from onediff_jax.data.layout import RowLayout, Slot
 from onediff_jax.data.pipeline import (
@@ -42,6 +43,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _READING = ("workers", "threads", "prefetch")  # fields of data that are arguments of row_batches
 # Training scenes are 0 … data.scenes − 1; held-out scenes start here, far beyond any of them.
 HELD_OUT = 2**30
+_PROMPT = 200  # characters of a long prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Experiment:
             count=scenes or data.scenes,
             max_frames=min(slot.frames for slot in self.slots(task)),
             tasks=self.tasks,
+            views=self.cache,
         )
 
     @functools.cached_property
@@ -101,12 +104,29 @@ class Experiment:
         return self.layout.slots_for(found.group, found.min_frames)
 
     def encoded(self, task: str, *, held_out: bool = False) -> Any:
-        """The same as latents; what is rendered is kept in memory, what is stored is read."""
+        """The same as latents. What is rendered is kept in memory: the examples where all of them
+        fit, else the views they are made of; what is stored is read.
+        """
         if self.prepared is not None:
             return self.prepared.examples(task, held_out=held_out)
         encode = functools.partial(encode_bundle, codec=self.codec)
         bundles = self.bundles(task, held_out=held_out)
-        return Cached(bundles, encode, self.cache, (task, held_out))
+        cache = self.cache if self._examples_fit else Cache(0)
+        return Cached(bundles, encode, cache, (task, held_out))
+
+    @functools.cached_property
+    def _examples_fit(self) -> bool:
+        """Whether memory holds every example of the world at once. Where it does not, examples are
+        gone before they come again, and views, which up to ten tasks share, make better use of it.
+        """
+        data, patch = self.config.data, self.model_config.patch_size
+        each = 0
+        for task in (name for name, weight in data.tasks.items() if weight):
+            slot = self.slots(task)[0]
+            numbers = slot.tokens * patch**2 * self.model_config.in_channels
+            frames = tuple(np.zeros(numbers, np.float16) for _ in range(slot.frames))
+            each += size_of(Encoded(task, _PROMPT * " ", frames))
+        return data.scenes * each <= self.cache.size
 
     def batches(self, *, held_out: bool = False, **kwargs) -> BatchIterator:
         """The training stream (or the same of held-out scenes); kwargs as in `row_batches`."""

@@ -254,8 +254,9 @@ FIELDS = (
     Field(
         "data.cache_gib",
         "float",
-        "Memory for rendered examples of the embedded world, shared out among the reading "
-        "processes of a host; those used least recently are rendered again.",
+        "Memory for the embedded world, shared out among the reading processes of a host: for the "
+        "views that several tasks share, and for whole examples where all of them fit; what was "
+        "used least recently is rendered again.",
         NOT_NEGATIVE,
         "GiB",
         lacking=1.0,

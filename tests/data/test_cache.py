@@ -64,7 +64,7 @@ def test_another_process_starts_with_an_empty_one():
     _, examples, cache = cached(1e6)
     _ = examples[1]
     sent = pickle.loads(pickle.dumps(cache))
-    assert cache.used > 0 and sent.used == 0 and sent._size == 1e6
+    assert cache.used > 0 and sent.used == 0 and sent.size == 1e6
 
 
 def test_bytes_are_those_that_python_takes():

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from onediff_jax.data.world import CLASSES
+from onediff_jax.data.cache import Cache
+from onediff_jax.data.world import CLASSES, World
 from onediff_jax.data.world_bundles import DEPTH_RANGE, WorldBundles
 from onediff_jax.tasks import cameras, colors
 from onediff_jax.tasks.definitions import TASKS
@@ -144,3 +145,36 @@ def test_length_and_bounds():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         bundles(**({"task": "text2image"} | options))
+
+
+def test_tasks_share_the_view_of_a_scene(monkeypatch):
+    """One rendering serves every task that shows a scene; frames and prompts stay what they are."""
+    views, rendered = Cache(1e8), []
+    render = World.render
+
+    def counted(*args):
+        rendered.append(args[1])
+        return render(*args)
+
+    monkeypatch.setattr(World, "render", counted)
+    for task in ("depth2image", "canny2image", "text2image", "boundingbox2image"):
+        shared = WorldBundles(
+            task, SIZES[:1], level="simple", seed=0, first=0, count=3, max_frames=2, views=views
+        )
+        alone = WorldBundles(
+            task, SIZES[:1], level="simple", seed=0, first=0, count=3, max_frames=2
+        )
+        for index in range(3):
+            rendered.clear()
+            found = shared[index]
+            assert len(rendered) == (task == "depth2image")
+            assert same(found, alone[index])
+    assert 3 * (12 + 16 + 4 + 8) * 1024 < views.used < 3 * 44 * 1024
+
+
+def test_a_shared_view_cannot_be_written():
+    views = Cache(1e8)
+    options = {"level": "simple", "seed": 0, "first": 0, "count": 1, "max_frames": 2}
+    view = WorldBundles("depth2image", SIZES, views=views, **options)[0].truth["view"]
+    with pytest.raises(ValueError, match="read-only"):
+        view.depth[0, 0] = 1

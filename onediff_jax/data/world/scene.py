@@ -163,16 +163,22 @@ class Scene:
 
     @cached_property
     def visible(self) -> tuple[float, ...]:
-        """Share of the picture each object covers in the scene's own camera, from a 32 x 32 depth
-        pass.
-        """
-        return self._shares[2:]
+        """Share of the picture that each object covers in the scene's own camera."""
+        return self.shares[2:]
 
     @property
     def sky_share(self) -> float:
         """Share of the picture that shows sky, in the scene's own camera."""
-        return self._shares[0]
+        return self.shares[0]
 
     @cached_property
-    def _shares(self) -> tuple[float, ...]:
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the picture that show sky, floor and each object, in the scene's own camera,
+        from a 32 x 32 depth pass.
+        """
         return coverage(self.geometry, self.camera, self.floor_z, len(self.objects), 32)
+
+    def knowing(self, shares: tuple[float, ...]) -> "Scene":
+        """The scene itself, whose `shares` were found before: it does not look for them again."""
+        self.__dict__["shares"] = shares
+        return self
