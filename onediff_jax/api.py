@@ -78,7 +78,7 @@ def sample(
     images: "Sequence[np.ndarray]" = (),
     count: int = 1,
     seed: int = 0,
-    steps: int = 20,
+    steps: int | None = None,
     guidance: float | None = None,
     **fields: Any,
 ) -> "list[Generated]":
@@ -88,7 +88,7 @@ def sample(
       direction: one of `tasks(source)`.
       prompt: the plain caption, or the whole prompt when it starts with a task's [[token]].
       images: given pictures, uint8 (H, W, 3) of any size, in the order of their frames.
-      steps: Euler steps.
+      steps: Euler steps; None is what the source says of the direction.
       guidance: of the prompt; 1 is off, None is what the source was sampled with in training.
       **fields: any other field of `Request`: cameras, regions, mask, size, …
 

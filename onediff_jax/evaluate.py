@@ -34,6 +34,7 @@ from onediff_jax.evaluation.results import read_rows
 from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out_loss
 from onediff_jax.evaluation.scores.table import check_lines, loss_table, noise_table
 from onediff_jax.evaluation.scoring import Settings
+from onediff_jax.evaluation.steps import by_steps, fewest_steps, steps_table
 from onediff_jax.files import replace_file
 from onediff_jax.sampling.source import Source, load_source
 from onediff_jax.sampling.source_tasks import tasks_of_source
@@ -205,6 +206,10 @@ def _run(options: argparse.Namespace) -> int:
                 check_lines(required) or "None of the evaluated tasks has a requirement.",
             ),
         ]
+    chosen_steps: dict[str, int] = {}
+    if by_steps(found.rows):
+        chosen_steps = fewest_steps(found.rows, source.experiment.tasks.perceives)
+        sections.append(("Steps", steps_table(found.rows, chosen_steps)))
     if losses and losses.by_noise:
         sections.insert(1, ("Held-out loss by noise level", noise_table(losses)))
     settings = {k: getattr(options, k) for k in _SETTINGS} | {"tasks": tasks, "steps": steps}
@@ -214,6 +219,7 @@ def _run(options: argparse.Namespace) -> int:
         "ema": options.ema,
         "settings": settings,
         "missing": found.missing,
+        "chosen_steps": chosen_steps,
         "seconds": round(seconds, 1),
         "held_out_loss": losses and {**dataclasses.asdict(losses), "ratio": losses.ratios()},
         "required": [dataclasses.asdict(check) for check in required],

@@ -32,6 +32,7 @@ from onediff_jax.experiment.build import Experiment, param_count
 from onediff_jax.exporting.card import (
     SAMPLES,
     check_license,
+    chosen_steps,
     find_evaluation,
     front_matter,
     sections,
@@ -199,7 +200,10 @@ def _write_pipeline(
         index = _copy_folder(source, folder, weights)
         kinds = torch_files.kinds_of(index, folder)
         vae, text = kinds["vae"], kinds["text_encoder"]
-    described = index_fields(experiment) if experiment else {}
+    record = _record(weights, options) | ({"adapters": added} if added else {})
+    if chosen := chosen_steps(evaluation):
+        record["steps"] = chosen
+    described = index_fields(experiment, record.get("steps", {})) if experiment else {}
     released = weights.released | torch_files.transformer_config()
     if run:
         factor = run.experiment.codec.factor
@@ -218,7 +222,6 @@ def _write_pipeline(
         dtype=options.dtype,
         max_shard_bytes=int(options.max_shard_gb * 1e9),
     )
-    record = _record(weights, options) | ({"adapters": added} if added else {})
     side = [8 * n for n in released.get("input_size", (1, 96, 96))[1:]]
     trained = f"{record['step']:,} steps of {', '.join(described['tasks'])}" if experiment else ""
     torch_files.write_model_card(

@@ -60,7 +60,7 @@ def define_flags() -> None:
     ):
         flags.DEFINE_list(name, None, help_text)
     real("focal", None, f"Focal length in units of the image side; default {FOCAL}.")
-    whole("steps", 20, "Euler steps.")
+    whole("steps", None, "Euler steps; default: what the source says of the direction.")
     real("guidance", None, "Strength of the prompt; 1 is off; default: that of the run's samples.")
     whole("seed", 0, "Of the starting noise; picture i of --num_images has seed + i.")
     whole("num_images", 1, "How many times to generate, in one batch.")
@@ -91,7 +91,7 @@ def run() -> None:
     tasks.find_direction(FLAGS.task)
     out = checked_out(Path(FLAGS.out))
     for name in ("num_images", "steps"):
-        if (value := getattr(FLAGS, name)) < 1:
+        if (value := getattr(FLAGS, name)) is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     request = flags_request(tasks)
     if FLAGS.scene is None:

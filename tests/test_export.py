@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import onediff_jax.export as export_module
 from onediff_jax.experiment.build import make_experiment
 from onediff_jax.export import ExportError, Options, export
 from onediff_jax.exporting.place import locked
+from onediff_jax.files import write_json
 from onediff_jax.interop import load_pretrained
 from onediff_jax.interop.names import to_place
 from onediff_jax.interop.pretrained import PretrainedError, load_export
@@ -317,6 +319,37 @@ def test_the_index_has_the_runs_defaults_and_tasks(exported):
     card = (exported / "README.md").read_text()
     assert "| depth2image | image, depth | depth2image, image2depth |" in card
     assert "canny" not in card and "{" not in card
+
+
+def test_steps_that_an_evaluation_chose_are_the_defaults(workdir, saved, tmp_path):
+    """Of the direction alone, in both clients, until a call says another number."""
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    write_json(
+        evaluation / "metrics.json",
+        {"rows": [], "step": 3, "ema": True, "chosen_steps": {"image2depth": 2}},
+    )
+    out = tmp_path / "few"
+    run(workdir, out, step=3, evaluation=str(evaluation))
+    source = load_source(out)
+    assert source.steps_of("image2depth") == 2
+    assert source.steps_of("depth2image") == shrunken().log.sample_steps
+    assert "20 steps, 2 of image2depth, guidance" in (out / "README.md").read_text()
+    again = tmp_path / "again"
+    run(out, again)
+    assert load_source(again).steps_of("image2depth") == 2
+
+    from diffusers import DiffusionPipeline
+
+    pipeline: Any = DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
+    picture = np.zeros((32, 32, 3), np.uint8)
+    for direction, options, steps in (
+        ("image2depth", {}, 2),
+        ("image2depth", {"num_inference_steps": 3}, 3),
+        ("depth2image", {}, 20),
+    ):
+        pipeline.run(direction, picture, "a cube", **options)
+        assert pipeline.num_timesteps == steps
 
 
 @pytest.mark.parametrize("form", ["diffusers", "comfyui"])

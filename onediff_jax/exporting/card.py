@@ -50,6 +50,14 @@ def find_evaluation(source: Path, named: str | None, *, step: int, ema: bool) ->
     )
 
 
+def chosen_steps(evaluation: Path | None) -> dict[str, int]:
+    """Direction → Euler steps, where the evaluation tried several numbers."""
+    if evaluation is None:
+        return {}
+    found = read_object(evaluation / "metrics.json", "rows").get("chosen_steps", {})
+    return {name: int(steps) for name, steps in found.items()}
+
+
 def front_matter(
     base: str, license: str, *, samples: bool = False, relation: str = "finetune"
 ) -> str:

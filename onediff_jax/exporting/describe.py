@@ -21,12 +21,17 @@ def trained_tasks(experiment: Experiment) -> list[Task]:
     return [experiment.tasks.task(name) for name, weight in weights if weight]
 
 
-def index_fields(experiment: Experiment) -> dict[str, Any]:
-    """Fields of model_index.json: what calls do that do not say, and the tasks as data."""
+def index_fields(experiment: Experiment, steps: dict[str, int]) -> dict[str, Any]:
+    """Fields of model_index.json: what calls do that do not say, and the tasks as data.
+
+    Args:
+      steps: of directions that need another number than the others.
+    """
     log = experiment.config.log
     return {
         "defaults": {
             "num_inference_steps": int(log.sample_steps),
+            "steps": steps,
             "guidance_scale": float(log.guidance),
             "sizes": {
                 group: [list(size) for size in sizes] for group, sizes in experiment.sizes.items()

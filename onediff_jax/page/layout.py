@@ -180,7 +180,7 @@ class Page:
         shown = [
             *(self.from_image, self.editor, self.keep_given, self.region_group, self.item),
             *(self.sources, self.view_group, self.azimuths, self.dome, self.files, self.generate),
-            self.prompt,
+            *(self.prompt, self.steps),
         ]
         quick = {"queue": False, "show_progress": "hidden"}
         self.blocks.load(self._newest, None, [self._step], **quick)
@@ -254,6 +254,7 @@ class Page:
             ),
             gr.update(choices=frames, value=[], visible=len(frames) > 1),
             "" if prompt.startswith("[[") else gr.skip(),  # the whole prompt of another task
+            self._studio.steps_of(direction),
         ]
 
     def _frames(self, asking: Asking) -> list[tuple[str, int]]:

@@ -201,6 +201,10 @@ class Studio:
         """The task and direction of that name."""
         return self._tasks.find_direction(direction)
 
+    def steps_of(self, direction: str) -> int:
+        """What the source says of a direction, within the page's limit."""
+        return min(self._source.steps_of(direction), self.limits.steps)
+
     def plan(self, request: Request) -> Plan:
         """The request checked against the source's tasks: its whole prompt, its frames."""
         return make_plan(request, self._tasks)

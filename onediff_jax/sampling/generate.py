@@ -22,7 +22,6 @@ from onediff_jax.tasks import cameras as cams
 from onediff_jax.tasks.depth import Normalisation
 from onediff_jax.tasks.roles import get_role
 
-STEPS = 20
 _TOGETHER = 8  # requests per call of the compiled program
 
 
@@ -79,7 +78,7 @@ def generate(
     source: Source,
     requests: Request | Sequence[Request],
     *,
-    steps: int = STEPS,
+    steps: int | None = None,
     guidance: float | None = None,
     progress: Callable | None = None,
     watch: Callable[[int, list[Generated]], Any] | None = None,
@@ -89,7 +88,7 @@ def generate(
 
     Args:
       requests: one or several.
-      steps: Euler steps.
+      steps: Euler steps; None is what the source says of each direction.
       guidance: of the prompt; 1 is off, None is what the source was sampled with in training.
       progress: wraps the iteration over steps (such as tqdm).
       watch: called as (steps done, results so far) after every `watch_every` steps, with what is
@@ -102,20 +101,22 @@ def generate(
     guided: float = experiment.config.log.guidance if guidance is None else guidance
     plans = [make_plan(request, experiment.tasks) for request in requests]
     results: list = [None] * len(requests)
+    counts = [source.steps_of(r.direction) if steps is None else steps for r in requests]
 
     def result(index: int, frames: Frames, notes: tuple[str, ...] = ()) -> Generated:
         depth = experiment.depth
         one = (requests[index], plans[index], frames, experiment.codec, depth)
-        return Generated(*one, steps, guided, notes)
+        return Generated(*one, counts[index], guided, notes)
 
     shapes: dict[tuple, list[int]] = {}
     for index, (request, plan) in enumerate(zip(requests, plans, strict=True)):
-        shapes.setdefault(_shape(experiment, request, plan), []).append(index)
-    for (group, frames, tokens), indices in shapes.items():
+        shape = _shape(experiment, request, plan)
+        shapes.setdefault((*shape, counts[index]), []).append(index)
+    for (group, frames, tokens, count), indices in shapes.items():
         sampler = Sampler(
             experiment,
             rows=min(len(indices), _TOGETHER),
-            steps=steps,
+            steps=count,
             guidance=guided,
             layout=RowLayout((Slot(group, frames, tokens),)),
         )

@@ -1,6 +1,7 @@
 """Where weights come from: the workdir of a run, or an exported folder."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,19 @@ class Source:
       params: nested dict of float32 arrays on the default device.
       step: optimizer steps done; None for an exported folder.
       path: where it came from.
+      steps: Euler steps of directions that need another number than the run's previews, as an
+        evaluation found (export --evaluation).
     """
 
     experiment: Experiment
     params: Any
     step: int | None
     path: Path
+    steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def steps_of(self, direction: str) -> int:
+        """Euler steps of a direction where nobody says another number."""
+        return self.steps.get(direction, self.experiment.config.log.sample_steps)
 
 
 def load_source(path: str | Path, *, ema: bool = True, step: int | None = None) -> Source:
@@ -61,9 +69,10 @@ def _load_export(path: Path, step: int | None) -> Source:
         raise ValueError(f"{step=} was asked of {path}, an export, which holds one set of weights")
     config, params = load_export(path)
     experiment = make_experiment(config, with_data=False)
-    pictures = read_object(path / RUN_FILE).get("pictures")  # not in older exports
+    record = read_object(path / RUN_FILE)
+    pictures = record.get("pictures")  # not in older exports
     if pictures is not None:
         sizes = {g: tuple(map(tuple, found)) for g, found in pictures["sizes"].items()}
         depth = pictures["depth"] and Normalisation(**pictures["depth"])
         experiment = dataclasses.replace(experiment, sizes=sizes, depth=depth)
-    return Source(experiment, params, None, path)
+    return Source(experiment, params, None, path, record.get("steps", {}))

@@ -285,6 +285,12 @@ class TaskSet(Mapping[str, Task]):
         """Every (task, direction), in the order of the tasks."""
         return list(self._directions.values())
 
+    def perceives(self, direction: str) -> bool:
+        """Whether a direction generates what a picture tells (maps, cameras), and no picture."""
+        task, chosen = self.find_direction(direction)
+        made = [r for i, r in enumerate(task.frames) if chosen.generates(i, r)]
+        return all(get_role(role).measure != "picture" for role in made)
+
     def find_direction(self, name: str) -> tuple[Task, Direction]:
         """The task and direction that a direction's name stands for, e.g. "image2depth".
 

@@ -5,6 +5,7 @@ import pytest
 from onediff_jax.evaluation.results import Result
 from onediff_jax.exporting.card import (
     check_license,
+    chosen_steps,
     find_evaluation,
     front_matter,
     sections,
@@ -65,6 +66,12 @@ def test_figures_samples_and_settings(evaluation, tmp_path):
     assert sorted(line.split(" | ")[1].removesuffix(" |").split(", ")) == [
         *("depth2image 1", "faceid 1", "image_inpainting 1", "multiview 1", "text2image 1"),
     ]
+
+
+def test_steps_of_an_evaluation_with_several(evaluation):
+    assert chosen_steps(None) == chosen_steps(evaluation) == {}
+    write_json(evaluation / "metrics.json", {"rows": [], "chosen_steps": {"image2depth": 4}})
+    assert chosen_steps(evaluation) == {"image2depth": 4}
 
 
 def test_folders_of_the_machine_are_not_told(tmp_path):

@@ -89,6 +89,18 @@ def test_requests_of_several_shapes_come_back_in_order(source):
     assert [len(r.latents) for r in results] == [1, 2, 1]
 
 
+def test_steps_are_those_of_the_direction_unless_told(source):
+    """Requests of one shape with other steps do not run together; each tells its own."""
+    few = dataclasses.replace(source, steps={"image2depth": 2})
+    photo = np.zeros((32, 32, 3), np.uint8)
+    asked = [Request("image2depth", images=(photo,)), Request("depth2image", "x", (photo,))]
+    found = generate(few, asked)
+    assert [result.steps for result in found] == [2, source.experiment.config.log.sample_steps]
+    told = generate(few, asked, steps=2)
+    assert [result.steps for result in told] == [2, 2]
+    np.testing.assert_allclose(found[0].latents[1], told[0].latents[1], atol=1e-4)
+
+
 def test_guidance_leads_from_the_negative_prompt_and_defaults_to_the_runs(source):
     request = Request("text2image", "a red cube")
     away = dataclasses.replace(request, negative_prompt="a dog")

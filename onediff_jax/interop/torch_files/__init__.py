@@ -279,7 +279,10 @@ def _task_table(tasks: dict[str, dict] | None) -> str:
 
 def _defaults(defaults: dict) -> str:
     steps = defaults.get("num_inference_steps", 50)
-    text = f"{steps} steps, guidance {defaults.get('guidance_scale', 4.0):g}"
+    text = f"{steps} steps"
+    for direction, number in defaults.get("steps", {}).items():
+        text += f", {number} of {direction}"
+    text += f", guidance {defaults.get('guidance_scale', 4.0):g}"
     for group, sizes in defaults.get("sizes", {}).items():
         text += f"; {group} at {', '.join(f'{h} × {w}' for h, w in sizes)}"
     return text

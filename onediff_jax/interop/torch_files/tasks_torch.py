@@ -28,6 +28,16 @@ def find_direction(tasks: dict, name: str) -> tuple[str, dict]:
     raise ValueError(f"direction {name!r} is not one this model was trained on: {choices}")
 
 
+def direction_of(tasks: dict, prompt, mask: list[int]) -> str | None:
+    """The direction that a prompt's [[task]] and what is generated stand for; None for others."""
+    first = prompt if isinstance(prompt, str) or not prompt else prompt[0]
+    name = str(first or "").partition("]]")[0].removeprefix("[[")
+    for direction in tasks.get(name, {}).get("directions", {}):
+        if direction_mask(tasks[name], direction, mask.count(0)) == mask:
+            return direction
+    return None
+
+
 def direction_mask(task: dict, direction: str, count: int) -> list[int]:
     """1 = generated, for a task's frames; where they repeat, until `count` are not generated."""
     rule, repeats = task["directions"][direction], task.get("repeats", 0)
