@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onediff_jax.evaluation.colormap import near_colors, picture_error
+from onediff_jax.evaluation.frusta import frusta
 from onediff_jax.evaluation.report import Card, Gallery, number
 from onediff_jax.evaluation.stored_scores import Shown
 from onediff_jax.tasks.depth import nearness
@@ -32,7 +33,11 @@ def card(shown: Shown) -> Card:
     words = shown.prompt
     if shown.score is not None:
         words = f"{shown.metric} {number(shown.score)} · {words}"
-    return Card(f"{shown.direction} {shown.key}", words, tuple(pictures))
+    drawings = ()
+    if shown.cameras is not None:
+        found, true = shown.cameras
+        drawings = (("found cameras; grey: the true ones", frusta(found, true=true)),)
+    return Card(f"{shown.direction} {shown.key}", words, tuple(pictures), drawings)
 
 
 def drawn(frame: np.ndarray, role: str, under: np.ndarray | None) -> np.ndarray:

@@ -30,11 +30,18 @@ protocol is the same; a part of an official set is named: do not compare it with
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One example in a gallery: its words, and (label, picture uint8 (H, W, 3)) in order."""
+    """One example in a gallery.
+
+    Attributes:
+      title, words: its name, and its number and prompt.
+      pictures: (label, picture uint8 (H, W, 3)) in order.
+      drawings: (label, SVG) after them.
+    """
 
     title: str
     words: str
     pictures: tuple[tuple[str, np.ndarray], ...]
+    drawings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +182,9 @@ td.good { color: var(--good); font-weight: 700; } tbody tr:hover { background: v
 .card h4 { margin: 0 0 0.2rem; } .pictures { display: flex; gap: 0.5rem; }
 figure { margin: 0; flex: 1 1 0; min-width: 76px; max-width: 200px; }
 figure img { display: block; width: 100%; height: auto; background: #000; }
+figure svg { display: block; width: 100%; height: auto; stroke-width: 1.2; }
+figure:has(svg) { min-width: 160px; max-width: 320px; }
+figure svg text { font-size: 9px; fill: currentColor; }
 figcaption { font-size: 0.8rem; color: var(--faint); } pre { overflow-x: auto; }
 caption { text-align: left; color: var(--faint); }
 @media (max-width: 700px) { .cards { grid-template-columns: 1fr; } table { min-width: 60rem; }
@@ -277,6 +287,10 @@ def _html_card(card: Card) -> str:
         f'<figure><img src="{data_uri(picture)}" alt="{html.escape(f"{label}: {card.title}")}">'
         f"<figcaption>{html.escape(label)}</figcaption></figure>"
         for label, picture in card.pictures
+    )
+    figures += "".join(
+        f"<figure>{drawing}<figcaption>{html.escape(label)}</figcaption></figure>"
+        for label, drawing in card.drawings
     )
     return (
         f'<article class="card"><h4>{html.escape(card.title)}</h4>'

@@ -20,7 +20,7 @@ from onediff_jax.evaluation.scores.shown_colors import ColorDetector
 from onediff_jax.evaluation.scores.typical import Typical
 from onediff_jax.evaluation.scores.wrong_given import wrong_given
 from onediff_jax.evaluation.sheet import draw_sheet, example_row
-from onediff_jax.evaluation.stored_scores import Shown
+from onediff_jax.evaluation.stored_scores import Shown, seen_cameras
 from onediff_jax.experiment.build import HELD_OUT, Experiment
 from onediff_jax.sampling.request import Request, request_of_example
 from onediff_jax.sampling.sampler import Sampler
@@ -219,6 +219,7 @@ def _shown(direction: str, index: int, case: Case, tasks: TaskSet) -> Shown:
         None,
         "",
         "higher",
+        seen_cameras(case.frames, roles, case.generate, case.bundle.truth.get("cameras")),
     )
 
 

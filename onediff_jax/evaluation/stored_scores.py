@@ -10,6 +10,7 @@ from onediff_jax.data.bundle import Bundle, Encoded
 from onediff_jax.data.prepared.reader import PreparedFolder
 from onediff_jax.evaluation.frame_measures import CameraMeasure, FrameMeasure, measure_of
 from onediff_jax.evaluation.results import Result, bootstrap
+from onediff_jax.tasks.cameras import Cameras, rebase
 from onediff_jax.tasks.definitions import Direction, Task
 from onediff_jax.tasks.roles import get_role
 
@@ -31,6 +32,19 @@ class Shown:
     score: float | None
     metric: str
     better: str
+    cameras: tuple[Cameras, Cameras] | None = None  # found and true, relative to the first
+
+
+def seen_cameras(
+    frames: Sequence[np.ndarray], roles: Sequence[str], mask: Sequence[int], true: Cameras | None
+) -> tuple[Cameras, Cameras] | None:
+    """Cameras read off generated ray maps and the true ones; None where no rays were generated."""
+    rays = [frame for frame, role in zip(frames, roles, strict=True) if role == "ray"]
+    made = any(m and role == "ray" for m, role in zip(mask, roles, strict=True))
+    if true is None or not made:
+        return None
+    found = get_role("ray").read(np.stack(rays), {"intrinsics": true})
+    return rebase(found), rebase(true)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +196,7 @@ class Scores:
             score,
             metric,
             better,
+            seen_cameras(made, example.roles, example.mask, example.known.get("cameras")),
         )
         if len(self._first) < _SHOWN:
             self._first.append(shown)

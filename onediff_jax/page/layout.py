@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from onediff_jax.evaluation.frusta import frusta
 from onediff_jax.page import drawings
 from onediff_jax.page.studio import Form, Studio, numbers
 from onediff_jax.sampling.directions import Asking
@@ -357,7 +358,7 @@ class Page:
             rays = [f for f, role in enumerate(first.plan.roles) if role == "ray"]
             found = any(first.plan.generate[f] for f in rays)
             cameras = first.cameras() if found else first.request.cameras
-        space = "" if cameras is None else drawings.frusta(cameras)
+        space = "" if cameras is None else frusta(cameras)
         walk = gr.update(visible=cameras is not None, value=30)
         state = drawings.notice("; ".join([f"finished after {form.steps} steps", *first.notes]))
         names = [str(file) for file in files]
@@ -365,7 +366,7 @@ class Page:
         return [state, pictures, depth, cameras, space, walk, shown]
 
     def _walked(self, cameras: Any, turn: float) -> str:
-        return "" if cameras is None else drawings.frusta(cameras, turn)
+        return "" if cameras is None else frusta(cameras, turn)
 
     def _depths(self, results: Sequence[Generated]) -> Iterator[str]:
         unit = "units" if self._studio.has_examples else "m"
