@@ -138,6 +138,7 @@ def _score_files(options: argparse.Namespace) -> int:
     )
     rows = [row for part in scored for row in part.rows]
     notes = [note for part in scored for note in part.notes]
+    galleries = [gallery for part in scored for gallery in part.galleries]
     seconds = time.monotonic() - began
     facts = [
         f"predictions: {options.predictions}",
@@ -152,9 +153,8 @@ def _score_files(options: argparse.Namespace) -> int:
         "missing": {part.rows[0].data: part.missing for part in scored if part.missing},
         "seconds": round(seconds, 1),
     }
-    write_report(
-        out, Report(f"{name}: {Path(options.predictions).name}", facts, rows, notes, values=values)
-    )
+    title = f"{name}: {Path(options.predictions).name}"
+    write_report(out, Report(title, facts, rows, notes, galleries=galleries, values=values))
     print(table(rows))
     print("\n".join(f"note: {note}" for note in notes))
     print(f"{seconds:.0f} s; wrote {', '.join(FILES)} in {out}")

@@ -52,6 +52,16 @@ def error_colors(error: np.ndarray, most: float) -> np.ndarray:
     return _colored(np.asarray(error, np.float32) / max(most, 1e-9), _INFERNO)
 
 
+def class_colors(classes: np.ndarray) -> np.ndarray:
+    """Class indices (H, W) as uint8 (H, W, 3): a colour each, black for what is no class."""
+    known = (classes >= 0) & (classes < 255)
+    hue = np.where(known, classes, 0) * 0.61803399 % 1.0 * 6  # neighbours lie far apart
+    steps = np.stack([np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4)], -1)
+    light = 0.65 + 0.35 * (np.where(known, classes, 0) % 3 / 2)[..., None]
+    colors = np.rint(255 * light * np.clip(steps, 0, 1)).astype(np.uint8)
+    return np.where(known[..., None], np.maximum(colors, 30), np.uint8(0))
+
+
 def picture_error(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Where two pictures differ, uint8 (H, W, 3): 64 levels are the brightest."""
     difference = np.abs(np.int16(first) - np.int16(second)).mean(-1)

@@ -200,6 +200,7 @@ def _predict_and_score(found, source, name, folder, place, networks, how) -> Non
             for row in scored.rows
         ]
         found.notes += scored.notes
+        found.galleries += scored.galleries
 
 
 def _check_pictures(benchmark: Benchmark, items: Sequence[Item]) -> None:

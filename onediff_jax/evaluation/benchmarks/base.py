@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
 from onediff_jax.evaluation.results import bootstrap, bootstrap_means
+
+Pictures = list[tuple[str, np.ndarray]]  # label, uint8 (H, W, 3)
 
 
 class LayoutError(ValueError):
@@ -102,9 +105,29 @@ class Benchmark(abc.ABC):
         """More precise `data` and `protocol` of the rows."""
         return {}
 
+    def pictures(self, item: Item, prediction: Any) -> Pictures:
+        """What the report shows of an example, in order: given, predicted, true."""
+        return []
+
+    def words(self, item: Item) -> str:
+        """What was asked in words; "" where it is a picture alone."""
+        return ""
+
     def measure(self, key: str) -> Measure:
         """How a key of the summary is to be read."""
         return self.measures.get(key, Measure())
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A file as uint8 (H, W, 3)."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def given_picture(item: Item, role: str = "image") -> Pictures:
+    """The picture that was given, where the benchmark's folder has it."""
+    file = item.files.get(role)
+    return [("given", read_picture(file))] if file is not None and file.is_file() else []
 
 
 def first_existing(folder: Path, places: Sequence[str], what: str) -> Path:

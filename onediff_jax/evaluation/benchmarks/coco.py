@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from onediff_jax.evaluation.benchmarks.base import (
     Benchmark,
     Item,
     LayoutError,
     Measure,
+    Pictures,
     first_existing,
+    given_picture,
 )
+from onediff_jax.evaluation.colormap import class_colors
 from onediff_jax.evaluation.metrics import coco
 from onediff_jax.evaluation.results import confidence_interval
 from onediff_jax.files import read_json
 
+_CONFIDENT = 0.3  # score from which a detection is drawn
 _REPLICATES, _MOST_MATCHES = 200, 40_000  # resampled sets; pictures × classes of one that is large
 
 
@@ -71,6 +76,19 @@ class COCOBenchmark(Benchmark):
     def prediction(self, item: Item) -> Item:
         return item
 
+    def pictures(self, item: Item, prediction: Item) -> Pictures:
+        number = item.known["id"]
+        found = [d for d in self.detections if d["image_id"] == number]
+        found = [d for d in found if d.get("score", 1.0) >= _CONFIDENT]
+        size = (item.known.get("height", 256), item.known.get("width", 256), 3)
+        given = given_picture(item)
+        under = given[0][1] if given else np.zeros(size, np.uint8)
+        drawn = [
+            (label, _drawn(under, entries))
+            for label, entries in (("predicted", found), ("true", self.annotations_of(item)))
+        ]
+        return [*given, *drawn]
+
     def score(self, item: Item, prediction: Item) -> int:
         return item.known["id"]
 
@@ -107,6 +125,22 @@ class COCOBenchmark(Benchmark):
                         values.setdefault(key, []).append(value)
         found.evalImgs = matches
         return {key: confidence_interval(each) for key, each in values.items()}
+
+
+def _drawn(picture: np.ndarray, entries: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Boxes and keypoints over a dimmed picture, a colour per category."""
+    image = Image.fromarray(picture // 2)
+    pen, width = ImageDraw.Draw(image), max(1, round(max(image.size) / 200))
+    for entry in entries:
+        color = tuple(class_colors(np.array([[entry.get("category_id", 1) % 250]]))[0, 0].tolist())
+        points = np.reshape(entry.get("keypoints", []), (-1, 3))
+        for x, y, seen in points.tolist():
+            if seen:
+                pen.ellipse((x - width, y - width, x + width, y + width), fill=color)
+        if "bbox" in entry and not len(points):
+            x, y, w, h = entry["bbox"]
+            pen.rectangle((x, y, x + max(w, 0), y + max(h, 0)), outline=color, width=width)
+    return np.asarray(image)
 
 
 class COCOBoxes(COCOBenchmark):

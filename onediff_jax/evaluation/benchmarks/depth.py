@@ -13,11 +13,14 @@ from onediff_jax.evaluation.benchmarks.base import (
     Item,
     LayoutError,
     Measure,
+    Pictures,
     first_existing,
+    given_picture,
     listed_files,
 )
+from onediff_jax.evaluation.colormap import error_colors, near_colors
 from onediff_jax.evaluation.metrics import depth_scores
-from onediff_jax.evaluation.metrics.depth import Align
+from onediff_jax.evaluation.metrics.depth import Align, in_metres
 
 ALIGNMENTS = ("auto", "none", "depth", "disparity")
 _LOWER = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "i_rmse", "silog")
@@ -101,6 +104,21 @@ class DepthBenchmark(Benchmark):
         if wrong := np.count_nonzero(~np.isfinite(predicted[valid])):
             raise ValueError(f"{wrong} valid pixels are not finite")
         return depth_scores(predicted, truth, valid, align=self.align, clip=self.clip)
+
+    def pictures(self, item: Item, prediction: Path) -> Pictures:
+        truth, valid = self.truth(item)
+        metres = in_metres(read_map(prediction), truth, valid, align=self.align)
+        metres = np.clip(metres, *self.clip)
+        known = truth[valid] if valid.any() else np.ones(1, np.float32)
+        near, far = 1 / np.percentile(known, (1, 99)).clip(1e-3)
+        bright = lambda depth: (1 / np.maximum(depth, 1e-3) - far) / max(near - far, 1e-6)  # noqa: E731
+        error = np.where(valid, np.abs(metres - truth) / np.maximum(truth, 1e-3), 0)
+        return [
+            *given_picture(item),
+            ("predicted", near_colors(np.clip(bright(metres), 0, 1))),
+            ("true", near_colors(np.where(valid, np.clip(bright(truth), 0, 1), -1))),
+            ("relative error, to 0.3", error_colors(error, 0.3)),
+        ]
 
     def labels(self) -> dict[str, str]:
         how = "no alignment" if self.align is None else f"aligned in {self.align}"

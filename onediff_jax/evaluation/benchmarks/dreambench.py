@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from onediff_jax.evaluation.benchmarks.base import (
     Benchmark,
     Item,
     LayoutError,
     Measure,
+    Pictures,
     first_existing,
+    read_picture,
 )
 
+_SHOWN = 3  # pictures of a prompt in the report
 _LIVE = ("cat", "dog")  # classes with prompts of their own
 _PROMPT = re.compile(r"'(.*?)'\.format\(")
 
@@ -63,15 +65,22 @@ class DreamBench(Benchmark):
         for item in items:
             subject = item.known["subject"]
             if subject not in self._real:
-                pictures = [_picture(path) for path in item.files.values()]
+                pictures = [read_picture(path) for path in item.files.values()]
                 self._real[subject] = {
                     name: network.pictures(pictures)
                     for name, network in (("dino", self._dino), ("clip", self._clip))
                     if network
                 }
 
+    def words(self, item: Item) -> str:
+        return item.known["prompt"]
+
+    def pictures(self, item: Item, prediction: list[Path]) -> Pictures:
+        real = read_picture(next(iter(item.files.values())))
+        return [("subject", real), *(("predicted", read_picture(p)) for p in prediction[:_SHOWN])]
+
     def score(self, item: Item, prediction: list[Path]) -> dict[str, float]:
-        pictures = [_picture(path) for path in prediction]
+        pictures = [read_picture(path) for path in prediction]
         real, found = self._real[item.known["subject"]], {}
         if self._dino:
             found["dino"] = float((self._dino.pictures(pictures) @ real["dino"].T).mean())
@@ -97,8 +106,3 @@ def _read(listing: Path) -> tuple[dict[str, str], list[str], list[str]]:
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in (".jpg", ".jpeg", ".png")
-
-
-def _picture(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -13,7 +13,10 @@ from onediff_jax.evaluation.benchmarks.base import (
     Item,
     LayoutError,
     Measure,
+    Pictures,
     first_existing,
+    given_picture,
+    read_picture,
 )
 from onediff_jax.evaluation.metrics import edges
 from onediff_jax.evaluation.results import bootstrap
@@ -52,6 +55,11 @@ class BSDS500(Benchmark):
     def score_of_missing(self, item: Item) -> np.ndarray:
         truth = self.truth(item)
         return edges.edge_counts(np.zeros(truth[0].shape, np.uint8), truth)
+
+    def pictures(self, item: Item, prediction: Path) -> Pictures:
+        drawn = np.mean(self.truth(item), 0)
+        true = np.repeat(np.rint(255 * drawn).astype(np.uint8)[..., None], 3, -1)
+        return [*given_picture(item), ("predicted", read_picture(prediction)), ("true", true)]
 
     def summarize(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
         return edges.scores_from_counts(np.stack(scores))

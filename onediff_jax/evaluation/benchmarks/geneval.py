@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from onediff_jax.evaluation.benchmarks.base import Benchmark, Item, LayoutError, Measure
+from onediff_jax.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    LayoutError,
+    Measure,
+    Pictures,
+    read_picture,
+)
 from onediff_jax.evaluation.metrics import geneval_decision, geneval_summary
 from onediff_jax.files import read_json
 
@@ -94,10 +101,21 @@ class GenEval(Benchmark):
             for seen in prediction.values()
         ]
 
+    def words(self, item: Item) -> str:
+        return item.known["metadata"].get("prompt", "")
+
+    def pictures(self, item: Item, prediction: dict[str, Any]) -> Pictures:
+        metadata, found = item.known["metadata"], []
+        for name, seen in list(prediction.items())[:_SHOWN]:
+            right = "right" if geneval_decision(metadata, seen)["correct"] else "wrong"
+            found.append((f"{right}: {Path(name).name}", read_picture(self.images / name)))
+        return found
+
     def summarize(self, scores: Sequence[list]) -> dict[str, float]:
         return geneval_summary(row for rows in scores for row in rows)
 
 
+_SHOWN = 4  # pictures of a prompt in the report
 _LISTS = ("prompts/evaluation_metadata.jsonl", "evaluation_metadata.jsonl")
 
 

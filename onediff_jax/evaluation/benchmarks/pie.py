@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from onediff_jax.evaluation.benchmarks.base import (
     Benchmark,
     Item,
     LayoutError,
     Measure,
+    Pictures,
     first_existing,
+    read_picture,
 )
 from onediff_jax.evaluation.metrics import edit_scores
 from onediff_jax.files import read_json
@@ -55,13 +56,17 @@ class PIEBench(Benchmark):
                     return found
         return None
 
+    def words(self, item: Item) -> str:
+        return item.known.get("editing_instruction") or item.known.get("editing_prompt", "")
+
+    def pictures(self, item: Item, prediction: Path) -> Pictures:
+        source, target = read_picture(item.files["source"]), _edit(prediction)
+        mask = decode_mask(item.known["mask"], source.shape[:2])
+        shown = np.where(mask[..., None], source, source // 4)
+        return [("given", source), ("to be changed", shown), ("predicted", target)]
+
     def score(self, item: Item, prediction: Path) -> dict[str, float]:
-        source = np.asarray(Image.open(item.files["source"]).convert("RGB"))
-        target = Image.open(prediction).convert("RGB")
-        if target.width != target.height:  # a strip whose last picture is the edit
-            width, height = target.size
-            target = target.crop((width - SIDE, height - SIDE, width, height))
-        target = np.asarray(target)
+        source, target = read_picture(item.files["source"]), _edit(prediction)
         if target.shape != source.shape:
             raise ValueError(f"it is {target.shape}, its source {source.shape}")
         mask = decode_mask(item.known["mask"], source.shape[:2])
@@ -80,6 +85,12 @@ class PIEBench(Benchmark):
             known = [s[key] for s in scores if not np.isnan(s[key])]
             means[key] = float(np.mean(known)) if known else float("nan")
         return means
+
+
+def _edit(prediction: Path) -> np.ndarray:
+    """The edited picture; of a strip, its last one."""
+    target = read_picture(prediction)
+    return target if target.shape[0] == target.shape[1] else target[-SIDE:, -SIDE:]
 
 
 def decode_mask(lengths: Sequence[int], size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:

@@ -10,9 +10,11 @@ from typing import Any
 from onediff_jax.evaluation.benchmarks.base import Benchmark, Item
 from onediff_jax.evaluation.benchmarks.registry import open_benchmark
 from onediff_jax.evaluation.benchmarks.views import GSO30, settings_of
+from onediff_jax.evaluation.report import Card, Gallery, number
 from onediff_jax.evaluation.results import Result, finite
 
 _SHOWN = 10  # names in a message
+_CARDS = 4  # examples of a kind in the report
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
@@ -21,11 +23,13 @@ class Scored:
     """What was found in the files of predictions.
 
     rows: the numbers. missing: items without prediction. notes: what a reader must know.
+    galleries: examples to look at.
     """
 
     rows: list[Result]
     missing: list[str]
     notes: list[str]
+    galleries: list[Gallery]
 
 
 def score_predictions(
@@ -96,7 +100,30 @@ def _score(benchmark: Benchmark, allow_missing, limit, steps, progress) -> Score
         if isinstance(s, dict)
     }
     rows = _rows(benchmark, scores, steps, per_item)
-    return Scored(rows, missing, _notes(benchmark, items, missing, rows, per_item))
+    notes = _notes(benchmark, items, missing, rows, per_item)
+    galleries = _galleries(benchmark, rows[0], pairs, per_item)
+    return Scored(rows, missing, notes, galleries)
+
+
+def _galleries(benchmark: Benchmark, row: Result, pairs, per_item) -> list[Gallery]:
+    """The first examples, and those of the best and the worst first number of their own."""
+    known = [(item, prediction) for item, prediction in pairs if prediction is not None]
+    found = {"first": known[:_CARDS]}
+    values = {name: scores.get(row.metric) for name, scores in per_item.items()}
+    ranked = [pair for pair in known if values.get(pair[0].name) is not None]
+    if len(ranked) > _CARDS:
+        ranked.sort(key=lambda pair: values[pair[0].name] or 0.0, reverse=row.better == "higher")
+        found |= {"best": ranked[:_CARDS], "worst": ranked[: -_CARDS - 1 : -1]}
+    galleries = []
+    for kind, chosen in found.items():
+        cards = []
+        for item, prediction in chosen:
+            value = values.get(item.name)
+            told = [] if value is None else [f"{row.metric} {number(value)}"]
+            words = " · ".join([*told, *filter(None, [benchmark.words(item)])])
+            cards.append(Card(item.name, words, tuple(benchmark.pictures(item, prediction))))
+        galleries.append(Gallery(f"{row.data}: the {kind}", tuple(cards)))
+    return galleries
 
 
 def _check_missing(benchmark: Benchmark, missing, total: int, allowed: bool) -> None:

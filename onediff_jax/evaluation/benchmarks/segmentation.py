@@ -13,8 +13,11 @@ from onediff_jax.evaluation.benchmarks.base import (
     Item,
     LayoutError,
     Measure,
+    Pictures,
     first_existing,
+    given_picture,
 )
+from onediff_jax.evaluation.colormap import class_colors
 from onediff_jax.evaluation.metrics import segmentation
 
 IGNORED = 255
@@ -52,6 +55,10 @@ class SegmentationBenchmark(Benchmark):
     def score_of_missing(self, item: Item) -> np.ndarray:
         truth = self.truth(item)
         return self._counts(np.full(truth.shape, -1), truth)
+
+    def pictures(self, item: Item, prediction: Path) -> Pictures:
+        maps = (("predicted", self.read(prediction)), ("true", self.truth(item)))
+        return [*given_picture(item), *((label, class_colors(found)) for label, found in maps)]
 
     def _counts(self, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
         if predicted.shape != truth.shape:

@@ -1,7 +1,7 @@
 """GSO30: other views of an object, in EscherNet's layout."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from onediff_jax.evaluation.benchmarks.base import (
     Item,
     LayoutError,
     Measure,
+    Pictures,
     first_existing,
+    read_picture,
 )
 from onediff_jax.evaluation.metrics import view_scores
 
 SIZE, VIEWS, FIRST_SCORED = 256, 25, 10  # pixels; views of an object; the first that is scored
+_SHOWN_EVERY = 7  # of the views that are scored, in the report
 _PAPER = {1: 19.01, 2: 20.22, 3: 21.79}  # PSNR by known views
 
 
@@ -61,20 +64,31 @@ class GSO30(Benchmark):
             return place / "0.png"
         return place if all((place / f.name).is_file() for f in item.files.values()) else None
 
-    def score(self, item: Item, prediction: Path) -> dict[str, float]:
+    def _views(self, item: Item, prediction: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(predicted, true) of every view that is scored."""
         strip = None
         if prediction.is_file():
-            strip = _picture(prediction)
+            strip = read_picture(prediction)
             if strip.shape != (SIZE, SIZE * VIEWS, 3):
                 raise ValueError(f"the strip is {strip.shape}, not {(SIZE, SIZE * VIEWS, 3)}")
-        scores, lpips = [], self.options.get("lpips")
         for index in range(FIRST_SCORED, VIEWS):
             truth_file = item.files[str(index)]
             if strip is not None:
                 view = strip[:, index * SIZE : (index + 1) * SIZE]
             else:
-                view = _picture(prediction / truth_file.name)
-            truth = read_truth(truth_file)
+                view = read_picture(prediction / truth_file.name)
+            yield view, read_truth(truth_file)
+
+    def pictures(self, item: Item, prediction: Path) -> Pictures:
+        found: Pictures = []
+        for index, (view, truth) in enumerate(self._views(item, prediction), FIRST_SCORED):
+            if index % _SHOWN_EVERY == FIRST_SCORED % _SHOWN_EVERY:
+                found += [(f"view {index}", view), (f"true {index}", truth)]
+        return found
+
+    def score(self, item: Item, prediction: Path) -> dict[str, float]:
+        scores, lpips = [], self.options.get("lpips")
+        for view, truth in self._views(item, prediction):
             found = view_scores(view, truth)
             if lpips:
                 found["lpips"] = lpips(view, truth)
@@ -95,10 +109,6 @@ class GSO30(Benchmark):
 def settings_of(predictions: Path) -> Sequence[Path]:
     """The folders N<T>M25 inside a folder, or the folder itself."""
     return sorted(predictions.glob("**/N*M25")) or [predictions]
-
-
-def _picture(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def read_truth(path: Path) -> np.ndarray:

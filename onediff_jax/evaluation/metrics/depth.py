@@ -56,6 +56,15 @@ def depth_scores(
         return _errors(metres[valid], truth[valid]) | {"scale": scale, "shift": shift}
 
 
+def in_metres(
+    prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray, *, align: Align = None
+) -> np.ndarray:
+    """The prediction (H, W) in metres, float32, fitted to the truth as `depth_scores` fits it."""
+    prediction, truth = (np.array(a, np.float32) for a in (prediction, truth))
+    with np.errstate(all="ignore"):
+        return _aligned(prediction, truth, np.asarray(valid, bool), align, None)[0]
+
+
 def _aligned(prediction, truth, valid, align, max_resolution):
     """The prediction in metres, and the scale and shift that made it so."""
     if align is None:

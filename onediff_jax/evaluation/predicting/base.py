@@ -177,12 +177,6 @@ def prepare_folder(out: Path, made_by: dict[str, Any]) -> bool:
     return others
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3)."""
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     """A PNG, whole or not at all; uint8 or uint16, one channel or three."""
     opened = io.BytesIO()

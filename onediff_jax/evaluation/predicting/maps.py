@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from onediff_jax.evaluation.benchmarks.base import Item
+from onediff_jax.evaluation.benchmarks.base import Item, read_picture
 from onediff_jax.evaluation.benchmarks.coco import COCOBenchmark
 from onediff_jax.evaluation.benchmarks.depth import DepthBenchmark
 from onediff_jax.evaluation.benchmarks.segmentation import SegmentationBenchmark
-from onediff_jax.evaluation.predicting.base import Made, Predictor, read_picture, write_picture
+from onediff_jax.evaluation.predicting.base import Made, Predictor, write_picture
 from onediff_jax.files import read_json, write_json
 from onediff_jax.sampling.request import Request
 from onediff_jax.tasks import colors

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onediff_jax.evaluation.benchmarks.base import Item
+from onediff_jax.evaluation.benchmarks.base import Item, read_picture
 from onediff_jax.evaluation.benchmarks.views import FIRST_SCORED, GSO30, SIZE, VIEWS, read_truth
-from onediff_jax.evaluation.predicting.base import Made, Predictor, read_picture, write_picture
+from onediff_jax.evaluation.predicting.base import Made, Predictor, write_picture
 from onediff_jax.files import replace_file
 from onediff_jax.sampling.request import Request
 from onediff_jax.tasks.cameras import cameras_from_transforms

@@ -166,6 +166,49 @@ def test_names_of_benchmarks():
         benchmark_of("dreambench:nowhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "predictions", "labels"),
+    [
+        ("nyuv2", "nyuv2/predictions_depth", ["given", "predicted", "true", "relative error"]),
+        ("ade20k", "ade20k/predictions", ["predicted", "true"]),
+        ("cityscapes", "cityscapes/results", ["predicted", "true"]),
+        ("bsds500", "bsds500/pred", ["predicted", "true"]),
+        ("coco_boxes", "coco", ["predicted", "true"]),
+        ("coco_pose", "coco/keypoints_results.json", ["predicted", "true"]),
+        ("geneval", "geneval/images", ["right", "wrong"]),
+    ],
+)
+def test_examples_of_every_benchmark_can_be_looked_at(name, predictions, labels):
+    _, scored = values(name, predictions, "coco" if name.startswith("coco") else None)
+    first = scored.galleries[0]
+    assert first.title == f"{scored.rows[0].data}: the first" and 1 <= len(first.cards) <= 4
+    seen = [label for card in first.cards for label, _ in card.pictures]
+    assert all(any(label.startswith(wanted) for label in seen) for wanted in labels), seen
+    for card in first.cards:
+        assert card.title
+        for _, picture in card.pictures:
+            assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+
+
+def test_the_best_and_the_worst_are_shown_with_their_number(tmp_path):
+    """Six maps of one room, each farther from its truth than the one before."""
+    layout = tmp_path / "nyu_labeled_extracted/test/kitchen"
+    layout.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    depth = np.clip(rng.random((480, 640)) * 4000 + 2000, 0, 65535).astype(np.uint16)
+    (tmp_path / "out/test/kitchen").mkdir(parents=True)
+    for number in range(6):
+        Image.fromarray(depth).save(layout / f"depth_{number}.png")
+        Image.fromarray(np.zeros((480, 640, 3), np.uint8)).save(layout / f"rgb_{number}.png")
+        noise = 0.1 * number * rng.random((480, 640))
+        np.save(tmp_path / f"out/test/kitchen/pred_{number}.npy", depth / 1000 + noise)
+    (scored,) = score_predictions("nyuv2", tmp_path, tmp_path / "out")
+    assert [g.title.split()[-1] for g in scored.galleries] == ["first", "best", "worst"]
+    names = [[Path(card.title).stem for card in g.cards] for g in scored.galleries[1:]]
+    assert names == [[f"rgb_{i}" for i in (0, 1, 2, 3)], [f"rgb_{i}" for i in (5, 4, 3, 2)]]
+    assert scored.galleries[1].cards[0].words.startswith("abs_rel 0.000")
+
+
 def test_the_command_needs_no_model(tmp_path, capsys):
     arguments = [
         f"--predictions={LAYOUTS}/ade20k/predictions",
