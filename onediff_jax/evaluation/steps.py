@@ -1,6 +1,6 @@
 """How many Euler steps a direction needs: its measures against steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onediff_jax.evaluation.report import number
 from onediff_jax.evaluation.results import Result
@@ -38,6 +38,18 @@ def _enough(measured: dict[int, Result], steps: int) -> bool:
     best = max(values) if higher else min(values)
     lost = best - measured[steps].value if higher else measured[steps].value - best
     return lost <= TOLERANCE * abs(best)
+
+
+def at_chosen_steps(rows: Sequence[Result], chosen: Mapping[str, int]) -> list[Result]:
+    """The rows with each measure once: with its direction's chosen steps, else with the most."""
+    several = by_steps(rows)
+    found = []
+    for row in rows:
+        measured = several.get((row.task, row.data, row.metric))
+        wanted = chosen.get(row.task)
+        if measured is None or row.steps == (wanted if wanted in measured else max(measured)):
+            found.append(row)
+    return found
 
 
 def steps_table(rows: Sequence[Result], chosen: dict[str, int]) -> str:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from onediff_jax.evaluation.report import table
 from onediff_jax.evaluation.results import read_rows
+from onediff_jax.evaluation.steps import at_chosen_steps
 from onediff_jax.exporting.place import ExportError
 from onediff_jax.files import read_object
 from onediff_jax.run.workdir import versions
@@ -84,7 +85,8 @@ def sections(folder: Path, config: ConfigDict, evaluation: Path | None) -> str:
         parts += ["## Samples", f"![Held-out examples of every task]({SAMPLES})"]
     if evaluation is not None:
         measured = read_object(evaluation / "metrics.json", "rows")
-        parts += ["## How good it is", _conditions(measured), table(read_rows(evaluation))]
+        rows = at_chosen_steps(read_rows(evaluation), chosen_steps(evaluation))
+        parts += ["## How good it is", _conditions(measured), table(rows)]
     parts += ["## Training", _training(config)]
     return "\n\n".join(parts) + "\n"
 

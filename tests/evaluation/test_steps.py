@@ -1,7 +1,7 @@
 """The fewest Euler steps that lose nothing, from rows that were measured with several numbers."""
 
 from onediff_jax.evaluation.results import Result
-from onediff_jax.evaluation.steps import by_steps, fewest_steps, steps_table
+from onediff_jax.evaluation.steps import at_chosen_steps, by_steps, fewest_steps, steps_table
 from onediff_jax.tasks.definitions import BUILT_IN
 
 
@@ -31,6 +31,17 @@ def test_what_perceives():
     found = {d.name for _, d in BUILT_IN.directions() if BUILT_IN.perceives(d.name)}
     maps = ("canny", "depth", "hed", "pose", "semanticmap", "boundingbox", "camera")
     assert found == {f"image2{name}" for name in maps}
+
+
+def test_each_measure_once():
+    """With the chosen steps, of pictures with the most; what was measured once stays."""
+    kept = at_chosen_steps(ROWS, fewest_steps(ROWS, BUILT_IN.perceives))
+    assert [(row.task, row.steps) for row in kept] == [
+        ("image2depth", 2),
+        *[("image2semanticmap", 8)] * 2,
+        ("depth2image", 8),
+        ("image2pose", 8),
+    ]
 
 
 def test_table():
