@@ -179,7 +179,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError("--benchmark says what is asked: it does not go with --data or --tasks")
     out = _writable(Path(options.out))
     began = time.monotonic()
-    source = load_source(options.source, ema=options.ema, step=options.step)
+    source = load_source(options.source, ema=options.ema, step=options.step).on_all_devices()
     weights = "average (EMA)" if options.ema else "raw"
     what = f"step {source.step}, {weights} weights" if source.step is not None else "an export"
     print(f"{source.path}: {what}", flush=True)

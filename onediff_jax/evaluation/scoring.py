@@ -135,7 +135,7 @@ def evaluate(
 
     Args:
       truth: of `world_truth` for the same directions and scenes; None: rendered here.
-      sampler: to generate with; None: one of the settings, on one device.
+      sampler: to generate with; None: one of the settings, on the source's devices.
       quiet: no progress bars.
 
     Raises ValueError for a direction that the source was not trained on; lists those it was.
@@ -148,9 +148,10 @@ def evaluate(
     requests = _requests(asked, wrong, settings, experiment.tasks)
     sampler = sampler or Sampler(
         experiment,
-        rows=experiment.config.log.sample_rows,
+        rows=source.rows,
         steps=settings.steps,
         guidance=settings.guidance,
+        mesh=source.mesh,
     )
     progress = functools.partial(bar, desc=f"generating {len(requests)} examples", unit="batch")
     generated = sampler(source.params, requests, progress)

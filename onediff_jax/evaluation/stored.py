@@ -219,9 +219,10 @@ class Evaluator:
         if steps not in self._samplers:
             self._samplers[steps] = Sampler(
                 self._experiment,
-                rows=self._experiment.config.log.sample_rows,
+                rows=self._source.rows,
                 steps=steps,
                 guidance=self._guidance,
+                mesh=self._source.mesh,
             )
         return self._samplers[steps]
 

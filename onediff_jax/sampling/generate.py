@@ -119,6 +119,7 @@ def generate(
             steps=count,
             guidance=guided,
             layout=RowLayout((Slot(group, frames, tokens),)),
+            mesh=source.mesh,
         )
 
         def show(step, found, indices=indices):

@@ -121,6 +121,8 @@ class Sampler:
                 sigmas, latents = batch.pop("sigmas"), batch.pop("noise")
                 if self._mesh is None:
                     batch, latents = jax.device_put((batch, latents))
+                elif length < self._steps:  # as the program gives them back
+                    latents = jax.device_put(latents, NamedSharding(self._mesh, P()))
             part, before = sigmas[first : first + length + 1], latents
             latents = self._program(params, latents, batch, part, np.float32(self._guidance))
             last = first + length == self._steps

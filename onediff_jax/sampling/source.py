@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from onediff_jax.experiment.build import Experiment, make_experiment
 from onediff_jax.files import read_object
 from onediff_jax.interop.pretrained import RUN_FILE, load_export
+from onediff_jax.parallel.mesh import make_mesh
 from onediff_jax.sampling.saved_run import SavedRun
 from onediff_jax.tasks.depth import Normalisation
 
@@ -23,6 +28,7 @@ class Source:
       params: nested dict of float32 arrays on the default device.
       step: optimizer steps done; None for an exported folder.
       path: where it came from.
+      mesh: of the devices that share the rows; None: the default one has all.
       steps: Euler steps of directions that need another number than the run's previews, as an
         evaluation found (export --evaluation).
     """
@@ -32,6 +38,22 @@ class Source:
     step: int | None
     path: Path
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    mesh: Mesh | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that are sampled together: log.sample_rows on every device."""
+        return self.experiment.config.log.sample_rows * (self.mesh.size if self.mesh else 1)
+
+    def on_all_devices(self) -> "Source":
+        """The same with its parameters on each of this process's devices, which share the rows."""
+        devices = jax.local_devices()
+        if len(devices) == 1:
+            return self
+        axes = {"replica": len(devices), "fsdp": 1, "tensor": 1, "sequence": 1, "slices": 1}
+        mesh = make_mesh(ConfigDict(axes), devices)
+        params = jax.device_put(self.params, NamedSharding(mesh, P()))
+        return dataclasses.replace(self, params=params, mesh=mesh)
 
     def steps_of(self, direction: str) -> int:
         """Euler steps of a direction where nobody says another number."""

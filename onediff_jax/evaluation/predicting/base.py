@@ -99,7 +99,7 @@ def predict(
       share: (which, of how many) processes this one is; each takes every so-manieth example.
       advance: called with the number of examples after every part.
     """
-    sampler = _Samplers(source.experiment, steps, guidance)
+    sampler = _Samplers(source, steps, guidance)
     items = list(enumerate(predictor.benchmark.items[:limit]))[share[0] :: share[1]]
     for first in range(0, len(items), _PART):
         part = items[first : first + _PART]
@@ -126,9 +126,12 @@ def _seed(seed: int, index: int, place: int) -> int:
 class _Samplers:
     """Generates requests of any shape; one compiled program per shape, of as many rows always."""
 
-    def __init__(self, experiment: Experiment, steps: int, guidance: float):
-        self._experiment = experiment
-        self._options = {"steps": steps, "guidance": guidance}
+    def __init__(self, source: Source, steps: int, guidance: float):
+        self._experiment = source.experiment
+        self._options = {
+            **{"steps": steps, "guidance": guidance},
+            **{"rows": source.rows, "mesh": source.mesh},
+        }
         self._made: dict[Slot, Sampler] = {}
 
     def __call__(self, params: Any, requests: Sequence[Request]) -> list[Made]:
@@ -151,9 +154,8 @@ class _Samplers:
 
     def _sampler(self, slot: Slot) -> Sampler:
         if slot not in self._made:
-            rows = self._experiment.config.log.sample_rows
             layout = RowLayout((slot,))
-            self._made[slot] = Sampler(self._experiment, rows=rows, layout=layout, **self._options)
+            self._made[slot] = Sampler(self._experiment, layout=layout, **self._options)
         return self._made[slot]
 
 
