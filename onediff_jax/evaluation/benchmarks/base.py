@@ -88,6 +88,21 @@ class Benchmark(abc.ABC):
         """The same of an item without prediction; None leaves it out."""
         return None
 
+    def controls(self, item: Item, other: Any) -> dict[str, Any]:
+        """Name → what `score` gives of an example for what nobody had to learn.
+
+        Args:
+          other: the prediction of another example.
+        """
+        return {}
+
+    def anothers(self, item: Item, other: Any) -> dict[str, Any]:
+        """The control that every file of predictions has; none where its size is another."""
+        try:
+            return {"another's": self.score(item, other)}
+        except ValueError:
+            return {}
+
     def prepare(self, items: Sequence[Item]) -> None:  # noqa: B027 most need nothing
         """What must be known of the whole set before the first score."""
 

@@ -97,6 +97,15 @@ class DepthBenchmark(Benchmark):
     def truth(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Metres (H, W) float32 and which pixels are scored."""
 
+    def controls(self, item: Item, other: Path) -> dict[str, dict[str, float]]:
+        found = self.anothers(item, other)
+        if self.align is not None:  # which makes it the best one
+            truth, valid = self.truth(item)
+            flat = np.ones_like(truth)
+            scores = depth_scores(flat, truth, valid, align=self.align, clip=self.clip)
+            found["best constant"] = scores
+        return found
+
     def score(self, item: Item, prediction: Path) -> dict[str, float]:
         predicted, (truth, valid) = read_map(prediction), self.truth(item)
         if predicted.shape != truth.shape:

@@ -52,6 +52,9 @@ class BSDS500(Benchmark):
         strength = np.asarray(Image.open(prediction).convert("L"))
         return edges.edge_counts(strength, self.truth(item))
 
+    def controls(self, item: Item, other: Path) -> dict[str, np.ndarray]:
+        return self.anothers(item, other)
+
     def score_of_missing(self, item: Item) -> np.ndarray:
         truth = self.truth(item)
         return edges.edge_counts(np.zeros(truth[0].shape, np.uint8), truth)

@@ -1,6 +1,7 @@
 """Files of predictions → rows: the same way for another system's pictures and for our own."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from onediff_jax.evaluation.report import Card, Gallery, number
 from onediff_jax.evaluation.results import Result, finite
 
 _SHOWN = 10  # names in a message
+_CONTROLLED = 100  # examples that controls are measured on
 _CARDS = 4  # examples of a kind in the report
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
@@ -99,7 +101,7 @@ def _score(benchmark: Benchmark, allow_missing, limit, steps, progress) -> Score
         for item, s in zip(items, every, strict=True)
         if isinstance(s, dict)
     }
-    rows = _rows(benchmark, scores, steps, per_item)
+    rows = _rows(benchmark, scores, steps, per_item, _controls(benchmark, pairs))
     notes = _notes(benchmark, items, missing, rows, per_item)
     galleries = _galleries(benchmark, rows[0], pairs, per_item)
     return Scored(rows, missing, notes, galleries)
@@ -137,7 +139,27 @@ def _check_missing(benchmark: Benchmark, missing, total: int, allowed: bool) -> 
     )
 
 
-def _rows(benchmark: Benchmark, scores: list, steps: int | None, per_item) -> list[Result]:
+def _controls(benchmark: Benchmark, pairs) -> dict[str, dict[str, float]]:
+    """Control → its summary, over some examples spread evenly over the set."""
+    known = [(item, prediction) for item, prediction in pairs if prediction is not None]
+    if len(known) < 2:
+        return {}
+    chosen = range(0, len(known), -(-len(known) // _CONTROLLED))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(
+            lambda i: benchmark.controls(known[i][0], known[(i + 1) % len(known)][1]), chosen
+        )
+        every = list(found)
+    names = dict.fromkeys(name for scores in every for name in scores)
+    return {
+        name: benchmark.summarize([scores[name] for scores in every if name in scores])
+        for name in names
+    }
+
+
+def _rows(
+    benchmark: Benchmark, scores: list, steps: int | None, per_item, controls
+) -> list[Result]:
     summary = benchmark.summarize(scores)
     intervals = benchmark.intervals(scores)
     labels = benchmark.labels()
@@ -154,6 +176,11 @@ def _rows(benchmark: Benchmark, scores: list, steps: int | None, per_item) -> li
             n=len(scores),
             interval=intervals.get(key),
             better=benchmark.measure(key).better,
+            controls={
+                name: values[key]
+                for name, values in controls.items()
+                if finite(values.get(key, math.nan)) is not None
+            },
             paper=benchmark.measure(key).paper,
             steps=steps,
             part=part,

@@ -52,6 +52,9 @@ class SegmentationBenchmark(Benchmark):
     def score(self, item: Item, prediction: Path) -> np.ndarray:
         return self._counts(self.read(prediction), self.truth(item))
 
+    def controls(self, item: Item, other: Path) -> dict[str, np.ndarray]:
+        return self.anothers(item, other)
+
     def score_of_missing(self, item: Item) -> np.ndarray:
         truth = self.truth(item)
         return self._counts(np.full(truth.shape, -1), truth)

@@ -86,6 +86,9 @@ class GSO30(Benchmark):
                 found += [(f"view {index}", view), (f"true {index}", truth)]
         return found
 
+    def controls(self, item: Item, other: Path) -> dict[str, dict[str, float]]:
+        return self.anothers(item, other)
+
     def score(self, item: Item, prediction: Path) -> dict[str, float]:
         scores, lpips = [], self.options.get("lpips")
         for view, truth in self._views(item, prediction):

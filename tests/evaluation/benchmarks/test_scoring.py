@@ -190,6 +190,26 @@ def test_examples_of_every_benchmark_can_be_looked_at(name, predictions, labels)
             assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
 
 
+def test_controls_of_files(tmp_path):
+    """Depth: the best constant and another's map; maps and edges: another's; one example: none."""
+    _, scored = values("nyuv2", "nyuv2/predictions_depth")
+    row = scored.rows[0]
+    assert list(row.controls) == ["another's", "best constant"] and row.beats_all
+    truth = np.asarray(Image.open(next((LAYOUTS / "nyuv2").rglob("depth_0001.png")))) / 1000.0
+    crop = truth[45:471, 41:601]
+    crop = crop[(crop > 1e-3) & (crop < 10)]
+    (alone,) = score_predictions(
+        "nyuv2", LAYOUTS / "nyuv2", LAYOUTS / "nyuv2/predictions_depth", limit=1
+    )
+    assert alone.rows[0].controls == {}
+    spread = np.abs(crop - crop.mean()).mean() / crop.mean()
+    assert row.controls["best constant"] == pytest.approx(spread, rel=0.5)
+    _, maps = values("ade20k", "ade20k/predictions")
+    assert list(maps.rows[0].controls) == ["another's"] and maps.rows[0].beats_all
+    _, boxes = values("coco_boxes", "coco", "coco")
+    assert boxes.rows[0].controls == {}
+
+
 def test_the_best_and_the_worst_are_shown_with_their_number(tmp_path):
     """Six maps of one room, each farther from its truth than the one before."""
     layout = tmp_path / "nyu_labeled_extracted/test/kitchen"
