@@ -11,7 +11,9 @@ docs/evaluation.md says what is measured and how.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import re
 import shutil
 import sys
 import tempfile
@@ -35,6 +37,7 @@ from onediff_jax.evaluation.scores.required import HeldOutLoss, checks, held_out
 from onediff_jax.evaluation.scores.table import check_lines, loss_table, noise_table
 from onediff_jax.evaluation.scoring import Settings
 from onediff_jax.evaluation.steps import by_steps, fewest_steps, steps_table
+from onediff_jax.evaluation.stored import PART_NAME
 from onediff_jax.files import replace_file
 from onediff_jax.sampling.source import Source, load_source
 from onediff_jax.sampling.source_tasks import tasks_of_source
@@ -227,9 +230,7 @@ def _run(options: argparse.Namespace) -> int:
     title = f"Evaluation of {source.experiment.config.name}"
     made = Report(title, facts, found.rows, found.notes, sections, found.galleries, values)
     write_report(out, made)
-    shutil.rmtree(out / "parts", ignore_errors=True)  # of no use once everything is scored
-    if not options.write_predictions and not found.kept:
-        shutil.rmtree(out / "predictions", ignore_errors=True)
+    _clear(out, [] if options.write_predictions or found.kept else found.made)
     print(table(found.rows))
     print("".join(f"\nnote: {note}" for note in found.notes))
     print(f"{check_lines(required)}\n\n{seconds:.0f} s; wrote {', '.join(FILES)} in {out}")
@@ -239,6 +240,20 @@ def _run(options: argparse.Namespace) -> int:
         print(f"error: --check failed\n{reason}", file=sys.stderr)
         return 1
     return 0
+
+
+def _clear(out: Path, predictions: Sequence[Path]) -> None:
+    """Removes what is of no use once everything is scored, and nothing that others wrote there."""
+    for file in (out / "parts").glob("*.npz"):
+        if re.fullmatch(PART_NAME, file.stem):
+            file.unlink()
+    emptied = [out / "parts"]
+    for folder in predictions:
+        shutil.rmtree(folder, ignore_errors=True)
+        emptied += [parent for parent in folder.parents if out in parent.parents]
+    for folder in emptied:
+        with contextlib.suppress(OSError):  # it is not there, or holds something else
+            folder.rmdir()
 
 
 _SETTINGS = ("scenes", "limit", "guidance", "seed", "data", "benchmark", "align", "allow_missing")

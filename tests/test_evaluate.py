@@ -60,8 +60,13 @@ def test_source_restores_either_weights(run):
 def test_everything_is_written_for_every_direction(run, tmp_path, capsys):
     workdir, _ = run
     out = tmp_path / "new" / "out"
+    others = [out / "predictions/other_system/a.png", out / "parts/mine.txt"]
+    for file in others:  # nobody asked for them to be removed
+        file.parent.mkdir(parents=True)
+        file.touch()
     arguments = [f"--source={workdir}", f"--out={out}", "--scenes=2", "--steps=1"]
     assert command.main(arguments) == 0
+    assert all(file.exists() for file in others)
     values = json.loads((out / "metrics.json").read_text())
     names = [direction.name for _, direction in all_directions()]
     assert list(dict.fromkeys(row["task"] for row in values["rows"])) == names

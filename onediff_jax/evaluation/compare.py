@@ -14,7 +14,8 @@ from onediff_jax.files import read_object
 def compare(folders: Sequence[Path]) -> str:
     """A Markdown table of what two or more evaluations have in common.
 
-    Differences are to the first folder. Where examples have values of their own, the interval is
+    Differences are to the first folder, of the examples that both have where these differ; there is
+    none across protocols. Where examples have values of their own, the interval is
     of the mean paired difference (95 %, bootstrap over examples); ✓ and ✗ mark one that lies wholly
     on the better or the worse side.
 
@@ -51,10 +52,19 @@ def _against(key: str, rows: list[dict], found: list[dict], place: int) -> list[
     first, other = rows[0][key], rows[place][key]
     if first["value"] is None or other["value"] is None:
         return [number(other["value"]), "–", "", ""]
+    if first["protocol"] != other["protocol"]:
+        return [number(other["value"]), "–", "another protocol", ""]
     ours, theirs = (found[i].get("items", {}).get(key, {}) for i in (0, place))
     shared = [k for k in ours if ours[k] is not None and theirs.get(k) is not None]
-    interval = bootstrap_means(np.array([theirs[k] - ours[k] for k in shared]))
-    cells = [number(other["value"]), number(other["value"] - first["value"])]
+    differences = np.array([theirs[k] - ours[k] for k in shared])
+    interval = bootstrap_means(differences)
+    if first["n"] == other["n"] and ours.keys() == theirs.keys():
+        change = other["value"] - first["value"]
+    elif shared:
+        change = float(differences.mean())
+    else:
+        return [number(other["value"]), "–", f"n {first['n']} and {other['n']}", ""]
+    cells = [number(other["value"]), number(change)]
     if interval is None:
         return [*cells, "", ""]
     low, high = interval

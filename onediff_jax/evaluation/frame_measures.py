@@ -218,7 +218,16 @@ _BY_ROLE: dict[str, tuple[type[FrameMeasure], str]] = {
 
 def measure_of(role: Role, known: Mapping[str, Any]) -> FrameMeasure:
     """How frames of a role are measured, where that much is known of the examples."""
-    kind, needed = _BY_ROLE.get(role.name) or _BY_MEASURE.get(role.measure) or (FrameMeasure, "")
+    kind, needed = _measure_by(role)
     if needed and known.get(needed) is None:
         kind = FrameMeasure
     return kind(role)
+
+
+def has_more(role: Role) -> bool:
+    """Whether frames of a role are more than pictures to `measure_of`, where enough is known."""
+    return _measure_by(role)[0] is not FrameMeasure
+
+
+def _measure_by(role: Role) -> tuple[type[FrameMeasure], str]:
+    return _BY_ROLE.get(role.name) or _BY_MEASURE.get(role.measure) or (FrameMeasure, "")

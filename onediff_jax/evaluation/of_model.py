@@ -40,6 +40,7 @@ class Found:
       missing: data → what had no prediction.
       sheet: the world's contact sheet, uint8 (H, W, 3).
       kept: whether predictions stay although nobody asked, as nothing could score them.
+      made: folders of predictions of this evaluation.
     """
 
     rows: list[Result] = dataclasses.field(default_factory=list)
@@ -50,13 +51,14 @@ class Found:
     missing: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     sheet: np.ndarray | None = None
     kept: bool = False
+    made: list[Path] = dataclasses.field(default_factory=list)
 
 
 def on_world(source: Source, settings: Sequence[Settings]) -> Found:
     """Held-out scenes of the embedded world, once per number of steps (settings differ in it)."""
     found = Found()
     truth = world_truth(source.experiment, settings[0].tasks, settings[0].scenes)
-    for each in settings:
+    for each in sorted(settings, key=lambda s: s.steps):
         evaluation = evaluate(source, each, truth=truth)
         for row in evaluation.rows:
             n, interval, items = evaluation.spread[row.task, row.metric]
@@ -163,6 +165,7 @@ def on_benchmarks(
             if jax.process_index() == 0 and prepare_folder(place, made_by):
                 found.notes.append(f"{place} held predictions of others: made anew")
             meet()
+            found.made.append(place)
             _predict_and_score(
                 *(found, source, name, folder, place, networks),
                 {"steps": number, "guidance": guidance, "seed": seed, "limit": limit},

@@ -1,5 +1,6 @@
 """How many Euler steps a direction needs: its measures against steps."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from onediff_jax.evaluation.report import number
@@ -26,8 +27,9 @@ def fewest_steps(rows: Sequence[Result], chooses: Callable[[str], bool]) -> dict
     """
     needed: dict[str, int] = {}
     for (task, _, _), measured in by_steps(rows).items():
-        if chooses(task):
-            enough = min(steps for steps in measured if _enough(measured, steps))
+        known = {steps: row for steps, row in measured.items() if math.isfinite(row.value)}
+        if known and chooses(task):
+            enough = min(steps for steps in known if _enough(known, steps))
             needed[task] = max(enough, needed.get(task, 0))
     return needed
 

@@ -26,6 +26,8 @@ from onediff_jax.tasks.definitions import Task, TaskSet
 from onediff_jax.tasks.prompts import split_token
 from onediff_jax.tasks.roles import get_role
 
+_PART_LETTERS = 24
+PART_NAME = rf"[0-9a-f]{{{_PART_LETTERS}}}"  # of files in parts
 _PART = 32  # examples generated before they are written down
 _NOISE = 2**20  # seeds of a direction's examples
 
@@ -166,7 +168,7 @@ class Evaluator:
         """The frames made for a part of the examples; read where they were made before."""
         if self._parts is None:
             return self._sampled(plan, examples)
-        file = self._parts / f"{text_hash(self._asked(plan, examples))[:24]}.npz"
+        file = self._parts / f"{text_hash(self._asked(plan, examples))[:_PART_LETTERS]}.npz"
         if file.exists():
             with np.load(file) as stored:
                 return [

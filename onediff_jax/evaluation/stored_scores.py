@@ -8,13 +8,19 @@ import numpy as np
 
 from onediff_jax.data.bundle import Bundle, Encoded
 from onediff_jax.data.prepared.reader import PreparedFolder
-from onediff_jax.evaluation.frame_measures import CameraMeasure, FrameMeasure, measure_of
+from onediff_jax.evaluation.frame_measures import (
+    CameraMeasure,
+    FrameMeasure,
+    has_more,
+    measure_of,
+)
 from onediff_jax.evaluation.results import Result, bootstrap
 from onediff_jax.tasks.cameras import Cameras, rebase
 from onediff_jax.tasks.definitions import Direction, Task
 from onediff_jax.tasks.roles import get_role
 
 _SHOWN = 4  # examples of a kind
+_AS_PICTURE = ", as a picture"  # of numbers of examples of which too little is known for more
 _TYPICAL = 64  # training examples that averages are taken of
 
 
@@ -104,9 +110,11 @@ class Scores:
         other = self._last.get(shapes)
         score, metric, better = None, "", "higher"
         for name, wanted in self._asked(example):
-            measure = self._measures.setdefault(
-                name, measure_of(get_role(example.roles[wanted[0]]), example.known)
-            )
+            role = get_role(example.roles[wanted[0]])
+            measure = measure_of(role, example.known)
+            if type(measure) is FrameMeasure and has_more(role):
+                name += _AS_PICTURE  # too little is known of this example, not of all
+            measure = self._measures.setdefault(name, measure)
             truth = _of(example.truth, wanted)
             variants = {"": _of(made, wanted)}
             if other is not None:
@@ -171,12 +179,16 @@ class Scores:
             role = get_role(name)
             if example.mask[index] or not role.derived or role.needs_mask:
                 continue
-            measure = self._measures.setdefault(f"{name} again", measure_of(role, example.known))
+            measure = measure_of(role, example.known)
+            again_name = f"{name} again"
+            if type(measure) is FrameMeasure and has_more(role):
+                again_name += _AS_PICTURE
+            measure = self._measures.setdefault(again_name, measure)
             for variant, picture in (("", made[0]), ("truth", example.truth[0])):
                 again = role.derive(picture)
                 record = measure.record(again, example.truth[index], example.known)
                 if record is not None:
-                    self._records.setdefault((f"{name} again", variant), []).append(record)
+                    self._records.setdefault((again_name, variant), []).append(record)
 
     def _keep(self, example: Example, made, score, metric, better) -> None:
         def pictures(frames, wanted):
@@ -219,6 +231,7 @@ class Scores:
         """The numbers, with their controls and bounds."""
         found = []
         names = list(dict.fromkeys(name for name, variant in self._records if variant == ""))
+        names.sort(key=lambda name: name.endswith(_AS_PICTURE))
         for name in names:
             measure = self._measures[name]
             records = self._records[name, ""]

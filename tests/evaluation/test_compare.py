@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from onediff_jax import evaluate as command
@@ -56,3 +58,18 @@ def test_the_comparison_is_a_page_too(tmp_path):
     page = (out / "compare.html").read_text()
     assert page.count("<tr>") == 2 and "b&lt;i&gt;" in page and "b<i>" not in page
     assert (out / "compare.md").read_text().count("\n") == 3
+
+
+def test_other_examples_and_other_protocols(tmp_path):
+    """Of the examples that both have; nothing across protocols, or where no example is shared."""
+    first = evaluation(tmp_path / "a", [0.1, 0.5, 0.9])
+    limited = evaluation(tmp_path / "b", [0.1, 0.5])
+    assert "| 0.300 | 0.000 | 0.000 … 0.000 (n 2) |" in compare([first, limited])
+    row = Result("image2depth", "d", "p", "abs_rel", 0.3, 2, better="lower")
+    (tmp_path / "c").mkdir()
+    write_report(tmp_path / "c", Report("one", [], [row]))
+    assert "| 0.300 | – | n 3 and 2 |" in compare([first, tmp_path / "c"])
+    other = dataclasses.replace(row, protocol="not aligned")
+    (tmp_path / "d").mkdir()
+    write_report(tmp_path / "d", Report("one", [], [other]))
+    assert "| 0.300 | – | another protocol |" in compare([first, tmp_path / "d"])

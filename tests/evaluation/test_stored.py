@@ -1,16 +1,22 @@
 """Every direction of a prepared folder is generated, read back and measured; kills lose nothing."""
 
+import dataclasses
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from onediff_jax.evaluation.of_model import on_folders
 from onediff_jax.evaluation.stored import Evaluator, without_caption
+from onediff_jax.evaluation.stored_scores import Example, Plan, Scores
 from onediff_jax.experiment.build import make_experiment
 from onediff_jax.sampling.source import Source
 from onediff_jax.tasks.definitions import BUILT_IN, TASKS
+from onediff_jax.tasks.depth import depth_image
 from tests.data.prepared.fake import FakeSource, make_plan, prepare
 from tests.runs import noisy
 
@@ -86,3 +92,29 @@ def test_the_prompt_without_its_caption_keeps_token_and_regions():
     assert "cup>" in without_caption(prompt, BUILT_IN)
     assert "table" not in without_caption(prompt, BUILT_IN)
     assert set(KINDS) <= set(TASKS)
+
+
+def test_examples_of_which_less_is_known_have_numbers_of_their_own():
+    """In any order: depth with a range as depth, the others as pictures; nothing is mixed."""
+    task, direction = BUILT_IN.find_direction("image2depth")
+    folder: Any = SimpleNamespace(path=Path("rooms"))
+    plan = Plan(folder, "held_out", task, direction, 8, True, 3)
+    rng = np.random.default_rng(0)
+
+    def example(index: int, ranged: bool) -> Example:
+        frame, norm = depth_image(rng.uniform(1, 8, (64, 64)).astype(np.float32))
+        picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        text: Any = SimpleNamespace(prompt="a room")
+        known = {"depth_norm": dataclasses.asdict(norm)} if ranged else {}
+        roles = ("image", "depth")
+        return Example(index, str(index), text, text, (picture, frame), roles, known, (0, 1))
+
+    for order in ([True, True, False], [False, True, True]):
+        scores = Scores(plan, {})
+        for index, ranged in enumerate(order):
+            found = example(index, ranged)
+            scores.add(found, found.truth, None)
+        rows = {row.metric: (row.value, row.n) for row in scores.rows()}
+        assert rows["abs_rel"] == (pytest.approx(0, abs=1e-5), 2)
+        assert rows["depth, as a picture: psnr"][1] == 1
+        assert "psnr" not in rows

@@ -200,11 +200,19 @@ class DIODE(DepthBenchmark):
 def read_map(path: Path) -> np.ndarray:
     """A predicted map, float32 (H, W): an array, or a grey picture scaled to 0..1."""
     if path.suffix == ".npy":
-        values = np.load(path)
+        try:
+            values = np.load(path)
+        except EOFError as error:
+            raise ValueError(f"{path.name} is cut off: {error}") from error
         values = values.reshape(values.shape[-2:] if values.shape[:1] == (1,) else values.shape[:2])
         return values.astype(np.float32)
     with Image.open(path) as picture:
+        if picture.mode == "P":
+            raise ValueError(f"{path.name} must be grey; it has a palette")
         values = np.asarray(picture)
     if values.ndim == 3:
-        values = values[..., 0]
+        colors = values[..., : 3 if values.shape[-1] > 2 else 1]  # the others are alpha
+        if (colors != colors[..., :1]).any():
+            raise ValueError(f"{path.name} must be grey; it is a picture in colours")
+        values = colors[..., 0]
     return values.astype(np.float32) / np.float32(255 if values.dtype == np.uint8 else 65535)

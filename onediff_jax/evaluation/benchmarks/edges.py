@@ -49,7 +49,10 @@ class BSDS500(Benchmark):
         return [np.asarray(person["Boundaries"][0, 0], bool) for person in people]
 
     def score(self, item: Item, prediction: Path) -> np.ndarray:
-        strength = np.asarray(Image.open(prediction).convert("L"))
+        with Image.open(prediction) as picture:
+            if picture.mode.startswith(("I", "F")):  # Pillow would cut what is above 255
+                raise ValueError(f"it must have 8 bits; its mode is {picture.mode}")
+            strength = np.asarray(picture.convert("L"))
         return edges.edge_counts(strength, self.truth(item))
 
     def controls(self, item: Item, other: Path) -> dict[str, np.ndarray]:

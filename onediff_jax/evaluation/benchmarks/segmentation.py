@@ -155,7 +155,10 @@ class Cityscapes(SegmentationBenchmark):
         files = sorted(self.predictions.rglob("*.png")) if self.predictions else []
         self._by_name: dict[str, Path] = {}
         for path in files:
-            self._by_name.setdefault("_".join(path.stem.split("_")[:3]), path)
+            name = "_".join(path.stem.split("_")[:3])
+            if name in self._by_name:
+                raise LayoutError(f"two predictions of {name}: {self._by_name[name]} and {path}")
+            self._by_name[name] = path
         images = root.parents[1] / "leftImg8bit" / "val"
         items = []
         for path in found:
@@ -176,6 +179,8 @@ class Cityscapes(SegmentationBenchmark):
 
 
 def _train_ids(labels: np.ndarray, others: int) -> np.ndarray:
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 255:
+        raise ValueError(f"labels {labels.min()} to {labels.max()} must be labelIds, in 0..255")
     table = np.full(256, others)
     table[list(TRAIN_LABELS)] = np.arange(len(TRAIN_LABELS))
     return table[labels]

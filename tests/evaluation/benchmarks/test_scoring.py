@@ -130,6 +130,42 @@ def test_predictions_that_do_not_fit_are_all_named(tmp_path):
     assert "pred_0002.npy" in str(error.value) and "not finite" in str(error.value)
 
 
+def test_pictures_of_another_kind_are_refused(tmp_path):
+    """Coloured depth, 16-bit edges, arrays that are cut off, two maps of one street."""
+    depth = tmp_path / "depth"
+    shutil.copytree(LAYOUTS / "nyuv2/predictions_depth", depth)
+    picture = min(depth.rglob("pred_*.png"))
+    shade = np.asarray(Image.open(picture))
+    file = picture.with_suffix(".npy")
+    grey = Image.fromarray(shade)
+    grey.convert("RGB").save(picture)
+    score_predictions("nyuv2", LAYOUTS / "nyuv2", depth)
+    Image.fromarray(np.stack([shade, 255 - shade, shade], -1)).save(picture)
+    with pytest.raises(ValueError, match=r"\.png must be grey; it is a picture in colours"):
+        score_predictions("nyuv2", LAYOUTS / "nyuv2", depth)
+    grey.convert("P").save(picture)
+    with pytest.raises(ValueError, match=r"\.png must be grey; it has a palette"):
+        score_predictions("nyuv2", LAYOUTS / "nyuv2", depth)
+    picture.unlink()
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"\.npy is cut off"):
+        score_predictions("nyuv2", LAYOUTS / "nyuv2", depth)
+
+    edges = tmp_path / "edges"
+    shutil.copytree(LAYOUTS / "bsds500/pred", edges)
+    for one in edges.glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(one)).astype(np.uint16) * 257).save(one)
+    with pytest.raises(ValueError, match="must have 8 bits"):
+        score_predictions("bsds500", LAYOUTS / "bsds500", edges)
+
+    streets = tmp_path / "streets"
+    shutil.copytree(LAYOUTS / "cityscapes/results", streets)
+    first = min(streets.rglob("*.png"))
+    shutil.copy(first, first.with_name("_".join(first.stem.split("_")[:3]) + "_conf.png"))
+    with pytest.raises(LayoutError, match=r"two predictions of .*_conf.png and"):
+        score_predictions("cityscapes", LAYOUTS / "cityscapes", streets)
+
+
 def test_a_truth_without_valid_pixels_has_no_value_and_is_named(tmp_path):
     folder = copy_of(tmp_path, "nyuv2")
     truth = folder / "nyuv2/nyu_labeled_extracted/test/office_0005/depth_0009.png"
