@@ -148,6 +148,7 @@ def _prepare() -> None:
 
 def _plan() -> Plan:
     from onediff_jax.data.sources import open_source
+    from onediff_jax.data.sources.files import several_splits
 
     if _TOKENS.value and _RESOLUTION.value:
         raise ValueError(
@@ -165,6 +166,8 @@ def _plan() -> Plan:
     options = {"allow_outside": _OUTSIDE.value, **_options(_OPTION.value)}
     kind, path = _required(_FORMAT), _required(_INPUT)
     source = open_source(kind, path, tasks=tasks, annotated=roles, **options)
+    if mixed := several_splits(path):
+        print(f"note: {mixed}")
     _check_obtainable(tasks, roles, options.get("task"))
     given: tuple[str, ...] = ()
     if models:

@@ -152,6 +152,8 @@ def table(manifest: dict[str, Any]) -> str:
         lines.append("nothing is held out: --held_out=SHARE or --held_out_list=FILE keeps some")
     if manifest.get("merged"):
         lines.append(f"{manifest['merged']:,} rows gave their captions to an earlier row's picture")
+    if bare := manifest.get("uncaptioned"):
+        lines.append(f"{bare:,} of {manifest['records']:,} records have no caption")
     encoders = manifest["plan"]["encoders"]
     text = encoders["text"]["kind"] if encoders["text"] else "captions only"
     lines.append(

@@ -14,7 +14,7 @@ no machine's names: the same data, prepared again in any way, gives the same fil
                     "sizes" as WIDTHxHEIGHT in pixels
     sizes           WIDTHxHEIGHT → records
     held_out        the share that was held out: the plan's, or what spares one (split.py)
-    records, bytes, enlarged, merged, bad, not_read     counts
+    records, bytes, enlarged, uncaptioned, merged, bad, not_read     counts
     loss            of records, how many are "masked", "is_reg", "repeated"; where there are such
     files, index    every file with its bytes and SHA-256, its counts, and whether each record of
                     it stands alone with one picture, which decides its side of the split
@@ -146,6 +146,7 @@ def finish(folder: Path, plan: Plan, fields: dict[str, Any], empty_text=None) ->
         "records": sum(file["records"] for file in files),
         "bytes": sum(file["bytes"] for file in files),
         "enlarged": sum(file["enlarged"] for file in files),
+        "uncaptioned": sum(file.get("uncaptioned", 0) for file in files),
         "tasks": dict(sorted(tasks.items())),
         "sizes": dict(sorted(sizes.items())),
         "bad": report.counts(),

@@ -151,7 +151,8 @@ def _fitted(
         for record in records:
             height, width = record.frames[0].shape[:2]
             enlarged = smallest < min(height, width)
-            yield record, {"size": f"{width}x{height}", "enlarged": enlarged}
+            counts = {"enlarged": enlarged, "uncaptioned": not record.captions[0]}
+            yield record, {"size": f"{width}x{height}", **counts}
 
 
 def _encoded(
@@ -238,6 +239,7 @@ class _Files:
                 "frames": [frames, frames],
                 "sizes": {},
                 "enlarged": 0,
+                "uncaptioned": 0,
                 "alone": True,
             }
         facts = self._facts[file]
@@ -254,6 +256,7 @@ class _Files:
         facts["records"] += 1
         facts["sizes"][counts["size"]] = facts["sizes"].get(counts["size"], 0) + 1
         facts["enlarged"] += counts["enlarged"]
+        facts["uncaptioned"] += counts["uncaptioned"]
         facts["alone"] &= pictures == [place]
         for name, has in (
             ("masked", record.mask is not None),

@@ -230,6 +230,11 @@ def shard_ranges(count: int, size: int) -> dict[str, range]:
     return {f"{a:09d}-{min(a + size, count):09d}": range(a, min(a + size, count)) for a in starts}
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """What a description says of options that earlier versions left out: those that are given."""
+    return {name: value for name, value in options.items() if value}
+
+
 def pick_shard(shards: dict[str, Any], shard: str) -> Any:
     """What a shard's name stands for.
 

@@ -8,7 +8,7 @@ import collections
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from onediff_jax.data.sources.base import (
     RawExample,
     check_captions,
     decode_text,
+    given,
     pick_shard,
     record_or_bad,
     shard_ranges,
@@ -75,7 +76,7 @@ class CocoSource:
             raise ValueError(f"unknown task {reader.task!r} of a COCO file; choose from {TASKS}")
         self._path, self._reader, self._captions_path = path, reader, captions
         self._outside = allow_outside
-        self._root = _root_of(path, image_root)
+        self._image_root, self._root = image_root, _root_of(path, image_root)
         content = _load(path)
         self._bad: list[BadRecord] = []
         self._pictures = self._index_pictures(content["images"])
@@ -84,7 +85,10 @@ class CocoSource:
         self._captions: dict[Any, list] = {}
         self._annotations = kept
         if reader.task == "text2image":
-            self._annotations, self._captions = {}, _texts(kept)
+            said = kept if captions is None else _by_picture(_load(captions)["annotations"])
+            if not any("caption" in entry for group in said.values() for entry in group):
+                raise ValueError(f"{captions or path!r} has no captions; captions=FILE names them")
+            self._annotations, self._captions = {}, _texts(said)
             used = list(self._pictures)
         else:
             used = [number for number in self._pictures if number in kept]
@@ -102,6 +106,7 @@ class CocoSource:
             "path": self._path,
             "reader": self._reader.describe(),
             "captions": self._captions_path,
+            **given(image_root=self._image_root, allow_outside=self._outside),
             "pictures": len(self._order),
             "without_annotation": self._unused,
         }
@@ -195,8 +200,8 @@ class CocoSource:
     def _skeleton(self, annotation: dict) -> tuple[int, list]:
         """Number of keypoints and the pairs of them that limbs join."""
         category = self._category(annotation)
-        names = category.get("keypoints", KEYPOINTS)
-        if len(names) == len(KEYPOINTS):
+        names = category.get("keypoints") or KEYPOINTS
+        if _spelt(names) == _spelt(KEYPOINTS):
             return len(KEYPOINTS), list(LIMBS)
         try:
             limbs = [(int(a) - 1, int(b) - 1) for a, b in category["skeleton"]]  # counted from 1
@@ -241,6 +246,11 @@ class CocoSource:
             if group:
                 useful[number] = group
         return useful
+
+
+def _spelt(names: Sequence) -> list[str]:
+    """Names of keypoints without what spellings differ in."""
+    return ["".join(c for c in str(name).lower() if c.isalnum()) for name in names]
 
 
 def _categories(path: str, entries: Any) -> dict[Any, dict]:

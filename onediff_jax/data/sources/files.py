@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterable
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from onediff_jax.data.sources.journal import Content
 # A picture or sidecar larger than this is a mistake or an attack, not a training record.
 MAX_FILE_BYTES = 1 << 28
 _HIDDEN = "hidden"
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?=[-_./]|$)")
 _STORE = "store:"  # begins the identity of a remote file that was not hashed
 
 
@@ -251,7 +253,7 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:
         folder, pattern = parent(path) or ".", path.replace(os.sep, "/").rpartition("/")[2]
         if "*" in folder or "?" in folder:
             raise ValueError(f"{path=}: only the file's name may have * or ?, not its folder")
-        names = [name for name in list_tree(folder) if fnmatch.fnmatchcase(name, pattern)]
+        names = [n for n in list_tree(folder) if "/" not in n and fnmatch.fnmatchcase(n, pattern)]
     elif is_file(path):
         folder = parent(path) or "."
         names = [path.replace(os.sep, "/").rpartition("/")[2]]
@@ -261,6 +263,22 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:
     if not names:
         raise ValueError(f"{path!r} has no file that ends with one of {suffixes}")
     return folder, names
+
+
+def several_splits(path: str) -> str | None:
+    """A sentence where a folder's files, or their folders, name the training split and another:
+    whoever gives the folder may train on what is to measure it. None for others."""
+    if is_remote(path) or not is_folder(path):
+        return None
+    found: dict[str, str] = {}
+    for name in list_tree(path):
+        for part in name.split("/"):
+            if match := _SPLIT.match(part.lower()):
+                found.setdefault(match[1], name)
+    if "train" not in found or len(found) == 1:
+        return None
+    shown = ", ".join(f"{split} ({name})" for split, name in sorted(found.items()))
+    return f"{path} holds several splits: {shown}. All are read; give one of them to keep it apart"
 
 
 def find_table(folder: str, suffixes: tuple[str, ...]) -> str | None:

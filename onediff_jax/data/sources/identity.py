@@ -8,6 +8,7 @@ Every picture is the target of one example; up to four others of the subject are
 """
 
 import collections
+import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from onediff_jax.data.sources.base import (
     RawExample,
     check_text,
     decode_text,
+    given,
     names_hash,
     pick_shard,
     rng_for,
@@ -43,6 +45,7 @@ class IdentitySource:
       path: the folder of the subjects' folders.
       reader: task faceid or subject_driven, and decoding.
       min_views, max_views: pictures in an example, the target included; drawn per example.
+      nested: pictures of a subject may lie in several folders of its own.
       seed: which other pictures go with a target.
       shard_size: subjects per shard.
 
@@ -56,6 +59,7 @@ class IdentitySource:
         *,
         min_views: int = 2,
         max_views: int = 5,
+        nested: bool = False,
         seed: int = 0,
         shard_size: int = 50,
     ):
@@ -78,6 +82,9 @@ class IdentitySource:
                 self._loose.append(name)
         if not self._subjects:
             raise ValueError(f"{path!r} has no subject folders")
+        self._nested = nested
+        if not nested:
+            self._check_depth()
         self._names = sorted(self._subjects)
         self._shards = shard_ranges(len(self._names), shard_size)
 
@@ -94,7 +101,20 @@ class IdentitySource:
             "pictures": pictures,
             "views": list(self._views),
             "seed": self._seed,
+            **given(nested=self._nested),
         }
+
+    def _check_depth(self) -> None:
+        """Raises ValueError for folders of folders: nothing says which of them are a subject."""
+        for subject, names in self._subjects.items():
+            inside = sorted({posixpath.dirname(name) for name in names if is_picture_name(name)})
+            if len(inside) > 1 and "" not in inside:
+                raise ValueError(
+                    f"{self._path!r}: the pictures of {subject!r} lie in {len(inside)} folders "
+                    f"such as {inside[:3]}. Where these are the subjects, give the folder that "
+                    f"holds them ({files.join(self._path, subject)}); where {subject!r} is one "
+                    "subject, nested=True"
+                )
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
         indices = pick_shard(self._shards, shard)

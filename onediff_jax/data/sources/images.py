@@ -124,7 +124,7 @@ class ImageReader:
         if image.mode == "P":
             palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         elif image.mode == "1":
-            image = image.convert("L")
+            return np.array(image).astype(np.uint8), None
         elif not (image.mode in ("L", "I", "F") or image.mode.startswith("I;16")):
             return to_rgb(image), None
         return np.array(image), palette

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from onediff_jax.data.sources import files
-from onediff_jax.data.sources.base import BadData, BadRecord, RawExample, pick_shard, record_or_bad
+from onediff_jax.data.sources.base import (
+    BadData,
+    BadRecord,
+    RawExample,
+    given,
+    pick_shard,
+    record_or_bad,
+)
 from onediff_jax.data.sources.records import RecordReader, merge_captions
 
 SUFFIXES = (".parquet",)
@@ -54,6 +61,7 @@ class ParquetSource:
             "files": len({name for name, _, _ in self._shards.values()}),
             "rows": self._rows,
             "reader": self._reader.describe(),
+            **given(allow_outside=self._outside),
         }
 
     def read(self, shard: str) -> Iterator[RawExample | BadRecord]:
@@ -113,6 +121,7 @@ class ParquetSource:
                     raise ValueError(
                         f"{name!r} has no column for {role}: none of {names} among {present}"
                     )
+            self._reader.check_fields(present, repr(name))
             first = 0
             for group in range(table.num_row_groups):
                 self._shards[f"{name}:{group:05d}"] = (name, group, first)

@@ -42,7 +42,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "repeats": ("repeats", "num_repeats"),
     "is_reg": ("is_reg",),
 }
+_INSTRUCTIONS = ("instruction", "edit_prompt", "edit_instruction", "editing_instruction")
 _MOST_REPEATS = 10_000
+_WHITE = 128  # a mask without such a value has another scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,14 @@ class RecordReader:
         """The task of the rows, where it is one of one's own."""
         return self.definition if self.definition in self.tasks.own else None
 
+    def check_fields(self, present: Iterable[str], where: str) -> None:
+        """Raises ValueError where a role was given a field that no row has."""
+        present = list(dict.fromkeys(present))
+        for role in NAMES:
+            chosen = getattr(self, role, None)
+            if chosen is not None and chosen not in present:
+                raise ValueError(f"{role}={chosen!r} is no field of {where}; there are {present}")
+
     def roles(self) -> tuple[str, ...]:
         """Every role that a row may have a field for."""
         own = self.definition.frames if self.own else ()
@@ -118,6 +128,8 @@ class RecordReader:
             return (chosen,)
         frames = self.definition.frames
         special = _CONDITIONS.get(frames[1], ()) if role == "source" and len(frames) > 1 else ()
+        if role == "caption" and self.definition.instructs:  # a caption tells of a picture
+            special = _INSTRUCTIONS
         return (*special, *NAMES[role])
 
     def get(self, row: Mapping[str, Any], role: str) -> Any:
@@ -246,7 +258,14 @@ class RecordReader:
             mask = self._picture(load, path, "mask_path")
             if mask.shape[:2] != shape:
                 raise BadData("size_mismatch", f"mask_path: {mask.shape[:2]}, the picture {shape}")
-            parts["mask"] = mask.max(-1)
+            mask = mask.max(-1)
+            if 0 < mask.max() < _WHITE:
+                raise BadData(
+                    "bad_labels",
+                    f"mask_path: its brightest value is {mask.max()} of 255, and white is what "
+                    "counts; a mask of 0 and 1 must be saved times 255",
+                )
+            parts["mask"] = mask
         repeats = _number(self.get(row, "repeats"))
         if repeats is not None:
             if not isinstance(repeats, int) or not 1 <= repeats <= _MOST_REPEATS:

@@ -25,6 +25,7 @@ from onediff_jax.data.sources.base import (
     BadRecord,
     RawExample,
     check_captions,
+    given,
     names_hash,
     pick_shard,
     record_or_bad,
@@ -102,6 +103,7 @@ class TableSource:
             "encoding": self._encoding,
             "where": self._where,
             "reader": self._reader.describe(),
+            **given(allow_outside=self._outside),
         }
 
     def content(self, shard: str) -> str:
@@ -189,6 +191,7 @@ class TableSource:
         # 24 bytes a row while it lasts, so that a hundred million rows still fit.
         keys, pictures, ends = (array.array("Q") for _ in range(3))
         named = array.array("Q")  # files, where the whole folder is accounted for
+        fields: dict[str, None] = {}
         for name in self._names:
             offset, before = 0, self._count
             self._begins.append(before)
@@ -201,6 +204,8 @@ class TableSource:
                 )
                 ends.append(offset)
                 offset = after
+                if not isinstance(row, BadData):
+                    fields.update(dict.fromkeys(row))
                 alone = f"{name}\0{number}"
                 good = None if isinstance(row, BadData) or not self._is_wanted(row) else row
                 key = None if good is None else self._key(name, good)
@@ -212,6 +217,8 @@ class TableSource:
                 self._count += 1
         if not self._count:
             raise ValueError(f"{self._path!r} has no rows")
+        if fields:
+            self._reader.check_fields(fields, repr(self._path))
         self._duplicates = _later(keys)[0]
         self._laters, firsts = _later(pictures)
         order = np.argsort(firsts, kind="stable")

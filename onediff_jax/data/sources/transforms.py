@@ -25,6 +25,7 @@ from onediff_jax.data.sources.base import (
     RawExample,
     check_captions,
     decode_text,
+    given,
     pick_shard,
     rng_for,
 )
@@ -133,6 +134,7 @@ class TransformsSource:
             "image_folder": self._image_folder,
             "pattern": self._pattern,
             "normalize_scale": self._scale,
+            **given(allow_outside=self._outside),
             "seed": self._seed,
         }
 

@@ -20,6 +20,7 @@ def test_a_whole_folder_has_no_problems_and_a_table(whole):
     problems, table = check_folder(whole, workers=2)
     assert not problems
     assert "multiview" in table and "30 records" in table and "6 bad records" in table
+    assert "6 of 30 records have no caption" in table
 
 
 def first_file(folder):

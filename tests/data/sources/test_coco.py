@@ -188,3 +188,40 @@ def test_boxes_without_area_and_odd_categories(files, read):
     images.append({"id": 11, "file_name": "../../x.png"})
     path = coco(files, [{"image_id": 10, "caption": "x"}], images=images, categories=None)
     assert read("coco", path, task="text2image").reasons == {"../../x.png": "outside"}
+
+
+def test_captions_of_another_file_or_none(files, read):
+    """text2image takes them from captions=FILE; a file without any is refused."""
+    path = coco(files, [box(0, [1, 1, 4, 4])])
+    texts = [{"image_id": 10, "caption": "a sheep"}]
+    captions = coco(files, texts, images=[], name="captions.json")
+    options = {"task": "text2image", "image_root": files.path("val")}
+    result = read("coco", path, captions=captions, **options)
+    assert result.by_key["0.png"].captions == (("a sheep",),)
+    with pytest.raises(ValueError, match=r"has no captions; captions=FILE names them"):
+        open_source("coco", path, **options)
+    with pytest.raises((ValueError, OSError), match="nowhere.json"):
+        open_source("coco", path, captions=files.path("nowhere.json"), **options)
+
+
+def test_another_folder_of_pictures_is_another_source(files):
+    path = coco(files, [box(0, [1, 1, 4, 4])])
+    files.write("clean/0.png", files.photo(7))
+    found = [
+        open_source("coco", path, task="boundingbox2image", image_root=root).describe()
+        for root in (files.path("val"), files.path("clean"))
+    ]
+    assert found[0] != found[1]
+
+
+def test_seventeen_keypoints_of_others_keep_their_own_limbs(files, read):
+    """AP-10K's animals have as many keypoints as people, in another order."""
+    names = ["left_eye", "right_eye", "nose", "neck", "root_of_tail", *(f"p{i}" for i in range(12))]
+    dog = {"id": 5, "name": "dog", "keypoints": names, "skeleton": [[1, 2], [3, 4]]}
+    points = np.random.default_rng(0).uniform(4, 20, (17, 3))
+    points[:, 2] = 2
+    annotation = box(0, [1, 1, 9, 9], 5, keypoints=points.ravel().tolist())
+    path = coco(files, [annotation], categories=[dog])
+    result = read("coco", path, task="pose2image", image_root=files.path("val"))
+    expected = draw_pose(24, 32, points, [(0, 1), (2, 3)])
+    assert (result.good[0].images[1] == expected).all()

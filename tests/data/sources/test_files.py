@@ -44,3 +44,20 @@ def test_list_files(files):
 def test_split_suffix():
     assert names.split_suffix("a/b.c.JPG") == ("a/b.c", ".jpg")
     assert names.split_suffix("plain") == ("plain", "")
+
+
+def test_a_pattern_stays_in_its_folder(files):
+    for name in ("a.tar", "b.tar", "val/c.tar"):
+        files.write(name, b"x")
+    assert names.list_files(files.path("*.tar"), (".tar",)) == (str(files), ["a.tar", "b.tar"])
+    assert names.list_files(str(files), (".tar",))[1] == ["a.tar", "b.tar", "val/c.tar"]
+
+
+def test_several_splits_in_a_folder_are_said(files):
+    files.write("data/train-00000-of-00001.parquet", b"x")
+    files.write("data/training_notes.txt", b"x")
+    assert names.several_splits(str(files)) is None
+    files.write("data/test-00000-of-00001.parquet", b"x")
+    said = names.several_splits(str(files))
+    assert said and "test (data/test-00000-of-00001.parquet), train (data/train-0" in said
+    assert names.several_splits(files.path("data/*.parquet")) is None

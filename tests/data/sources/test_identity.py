@@ -81,3 +81,15 @@ def test_wrong_use(files):
         open_source("identity", str(files), max_views=6)
     with pytest.raises(ValueError, match="faceid or subject_driven, not text2image"):
         open_source("identity", str(files), task="text2image")
+
+
+def test_folders_of_folders_are_no_subject(files, read):
+    """train/anna and train/bert are two people: nothing says so but the depth."""
+    for name in ("anna/0.png", "anna/1.png", "bert/0.png", "bert/1.png"):
+        files.write(f"train/{name}", files.photo(len(name)))
+    with pytest.raises(ValueError, match=r"of 'train' lie in 2 folders such as .*train\)"):
+        open_source("identity", str(files), task="faceid")
+    assert len(read("identity", files.path("train"), task="faceid").good) == 4
+    result = read("identity", files, task="faceid", nested=True)
+    assert {record.group for record in result.good} == {"train"}
+    assert result.source.describe()["nested"]

@@ -272,3 +272,12 @@ def test_a_numpy_file_is_no_larger_than_it_says(files):
     fortran = io.BytesIO()
     np.save(fortran, np.asfortranarray(np.arange(512.0).reshape(16, 32)))
     assert (READER.values(fortran.getvalue())[0] == np.arange(512.0).reshape(16, 32)).all()
+
+
+def test_one_bit_maps_hold_0_and_1(files):
+    """What Image.fromarray of a bool array saves is a class map like any other."""
+    mask = np.zeros((16, 16), bool)
+    mask[4:] = True
+    values, palette = ImageReader().values(files.encode(Image.fromarray(mask)))
+    assert palette is None and values.dtype == np.uint8
+    np.testing.assert_array_equal(values, mask)

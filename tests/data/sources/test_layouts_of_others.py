@@ -188,3 +188,12 @@ def test_rows_say_how_they_are_trained_on(pictures, read):
         pictures.write("bad.jsonl", jsonl({"image": "0.png", "caption": "x", **field}))
         (bad,) = read("table", pictures.path("bad.jsonl")).bad
         assert why in f"{bad.reason}: {bad.detail}"
+
+
+@pytest.mark.parametrize("most", [1, 127])
+def test_a_mask_of_another_scale_is_refused(pictures, read, most):
+    """Saved as 0 and 1 it would weigh 1/255: hardly trained on, without a word."""
+    pictures.write("m.png", np.uint8(np.eye(24, 32) * most))
+    path = pictures.write("a.jsonl", jsonl({"image": "0.png", "text": "x", "mask_path": "m.png"}))
+    (bad,) = read("table", path, task="text2image").bad
+    assert bad.reason == "bad_labels" and f"brightest value is {most} of 255" in bad.detail

@@ -222,3 +222,26 @@ def test_wrong_use(files):
         open_source("table", files.path("t.csv"))
     with pytest.raises(ValueError, match="rows hold no cameras"):
         open_source("table", files.path("t.csv"), task="multiview")
+
+
+def test_a_column_that_no_row_has_is_named(pictures):
+    """A misspelt option would make every record an unlabelled picture."""
+    path = pictures.write("list.jsonl", jsonl({"file_name": "p/0.png", "text": "a cat"}))
+    with pytest.raises(
+        ValueError, match=r"caption='captoin' is no field of .*\['file_name', 'text'"
+    ):
+        open_source("table", path, task="text2image", caption="captoin")
+
+
+def test_an_instruction_goes_before_a_caption_in_editing(pictures, read):
+    row = {
+        "source": "p/0.png",
+        "target": "p/1.png",
+        "caption": "a dog in a hat",
+        "instruction": "add a hat",
+    }
+    path = pictures.write("edits.jsonl", jsonl(row))
+    assert read("editing", path).good[0].captions[0] == ("add a hat",)
+    del row["instruction"]
+    path = pictures.write("edits.jsonl", jsonl(row))
+    assert read("editing", path).good[0].captions[0] == ("a dog in a hat",)
