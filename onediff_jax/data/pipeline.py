@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -146,7 +146,7 @@ class BatchSource:
       places: which rows of every batch are read here; None for all.
       tasks: where the examples' tasks are looked up.
 
-    Attributes: left_out, names of examples whose slots stay empty.
+    Attributes: left_out, names of examples whose slots stay empty, each from which batch on.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class BatchSource:
         self._tasks = tasks
         self._groups, self._packer, self._draws, self._seed = groups, packer, draws, seed
         self._rows, self._places = batch_size, places or range(batch_size)
-        self.left_out: frozenset[str] = frozenset()
+        self.left_out: Mapping[str, int] = {}
         order: dict[str, int] = {}
         self._numbers = []  # per slot: its tray and its number within the tray
         for tray in map(packer.layout.tray, packer.layout.slots):
@@ -192,7 +192,8 @@ class BatchSource:
         for found in self.references(0, row):
             # What is left out is drawn for all the same: the rest of the row stays what it was.
             item = self._place(found.read().draw(rng), rng)
-            placed.append(None if found.name in self.left_out else item)
+            gone = self.left_out.get(found.name, _ENDLESS) <= row // self._rows
+            placed.append(None if gone else item)
             remote |= getattr(found.source, "is_remote", False)
         if remote:  # what the stream will want is on its way meanwhile
             for later in self.references(0, row + _AHEAD):
@@ -361,10 +362,10 @@ class BatchIterator:
         self.close()
         self._batches = batches
 
-    def leave_out(self, names: Iterable[str]) -> None:
-        """From the next batch on, the slots of these examples stay empty."""
+    def leave_out(self, names: Mapping[str, int]) -> None:
+        """The slots of these examples stay empty, each from the batch of that number on."""
         self.close()
-        self.source.left_out = frozenset(names)
+        self.source.left_out = dict(names)
 
     def close(self) -> None:
         """Stops the reading threads and processes; the next batch starts them again."""

@@ -46,5 +46,5 @@ class Program:
         options = compiler_options(jax.default_backend())
         self._program = self._jitted.lower(*args).compile(compiler_options=options or None)
         self.compiled += 1
-        return self._program
         meet()
+        return self._program

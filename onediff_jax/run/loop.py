@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,12 @@ from onediff_jax.run.saves import Saves
 from onediff_jax.run.state import TrainState, new_state
 from onediff_jax.run.surroundings import changes, surroundings
 from onediff_jax.run.trackers import call_webhook, check_trackers, check_webhook
-from onediff_jax.run.train_step import on_device, product_operands, sharded_train_step
+from onediff_jax.run.train_step import (
+    on_device,
+    operands_name,
+    product_operands,
+    sharded_train_step,
+)
 from onediff_jax.run.watch import Clock, Compiles, ProfileWindow, Work, device_memory
 from onediff_jax.run.watchdog import Watchdog
 from onediff_jax.run.workdir import Workdir, await_claim, differences, fingerprint
@@ -102,7 +107,7 @@ def train(
     does not fit; RecompileError when the step is compiled again, unless `log.allow_recompile`.
     """
     config = with_own_tasks(config)
-    check_same(fingerprint(config, workdir))
+    check_same(fingerprint(config, workdir) | {"products": operands_name(config)})
     with contextlib.ExitStack() as opened:
         try:
             return _Run(config, workdir, opened, strict, accept_changes, extend).loop()
@@ -193,7 +198,7 @@ class _Run:
         self.batches = self._stream(config.train.batch_rows * config.train.accumulate)
         opened.callback(self.batches.close)
         self.results = Results()
-        self.left_out: frozenset[str] = frozenset()
+        self.left_out: dict[str, int] = {}  # example → the first batch without it
         self.goings_back: dict[int, int] = {}  # step → how often the run went back to it
         self.state = self._restore() or self._start()
         if self.is_writer and claimed.steps_before is not None:
@@ -254,7 +259,9 @@ class _Run:
             )
         self.batches.seek(data["batches"])
         self.losses = self._loss_watch(data.get("losses"))
-        self.left_out |= set(data.get("left_out", ()))
+        for entry in data.get("left_out", ()):
+            name, batch = (entry, 0) if isinstance(entry, str) else entry  # names of older runs
+            self._leave_out({name: batch})
         self.batches.leave_out(self.left_out)
         self.clock = Clock(self.first_start, data.get("productive_seconds", 0.0))
         self.reporter.say(f"continuing from the {where} of step {step}")
@@ -324,6 +331,10 @@ class _Run:
             save(step, self.state, self._data(step))
         self.clock.pause(time.perf_counter() - began)
 
+    def _leave_out(self, names: Mapping[str, int]) -> None:
+        for name, batch in names.items():
+            self.left_out[name] = min(batch, self.left_out.get(name, batch))
+
     def _data(self, step: int) -> dict[str, Any]:
         """What a save holds beside the arrays, JSON values."""
         return {
@@ -332,19 +343,20 @@ class _Run:
             "stream": self.fields,
             "productive_seconds": self.clock.productive,
             "losses": self.losses.state(),
-            "left_out": sorted(self.left_out),
+            "left_out": [list(entry) for entry in sorted(self.left_out.items())],
         }
 
     def loop(self) -> TrainState:
         """Trains until the last step or a signal; goes back where train.on_spike says so."""
         self._tell("start", step=int(self.state.step))
         try:
-            while True:
-                try:
-                    state = self._train()
-                    break
-                except _GoBack as back:
-                    self._go_back(back)
+            with Stop() as stop:
+                while True:
+                    try:
+                        state = self._train(stop)
+                        break
+                    except _GoBack as back:
+                        self._go_back(back)
         except Exception as error:
             self._tell("failure", error=f"{type(error).__name__}: {error}"[:1000])
             raise
@@ -360,7 +372,9 @@ class _Run:
         step, names = back.args
         self.results = Results()
         self.saves.forget_local()
-        self.left_out |= names
+        # Of that batch on, not of the checkpoint's: which one is newest depends on the clock.
+        self._leave_out(dict.fromkeys(names, step - 1))
+        del self.state  # two of them might not fit
         self.state = self._restore() or self._start()
         again = self.goings_back[int(self.state.step)] = (
             self.goings_back.get(int(self.state.step), 0) + 1
@@ -373,7 +387,7 @@ class _Run:
             )
         self.reporter.say(f"went back to step {int(self.state.step)}; left out: {sorted(names)}")
 
-    def _train(self) -> TrainState:
+    def _train(self, stop: Stop) -> TrainState:
         """Until the last step or a signal: save, step, log, next batch, evaluate.
 
         Everything that the devices need is given to them before anything is fetched from them: a
@@ -387,31 +401,30 @@ class _Run:
         self.unlogged, self.seen_skipped = [], int(self.state.skipped)
         if step == 0:  # a run that goes on was observed where it was saved
             self._observe(step)
-        with Stop() as stop:
-            try:
+        try:
+            batch = self._read(step)
+            while batch is not None and not stop(step):
+                if save := self.saves.due(step):
+                    self._save(step, save)
+                if self.profile(step, self.results.newest):
+                    self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
+                self._set_limits(step)
+                self._advance(step, batch)
+                step += 1
                 batch = self._read(step)
-                while batch is not None and not stop(step):
-                    if save := self.saves.due(step):
-                        self._save(step, save)
-                    if self.profile(step, self.results.newest):
-                        self.reporter.say(f"profile of steps up to {step} in {self.path}/profile")
-                    self._set_limits(step)
-                    self._advance(step, batch)
-                    step += 1
-                    batch = self._read(step)
-                    with self.watchdog.waiting_for("a step"):
-                        self.results.settle(ahead=1)
-                    self._observe(step)
-            except _GoBack:
-                raise
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    self._log(step)  # what is done is told, whatever came after it
-                raise
-            self._log(step)
-            self._save(step, self.saves.save)  # also sees what was not seen before
-            with self.watchdog.waiting_for("a save"):
-                self.saves.finish()
+                with self.watchdog.waiting_for("a step"):
+                    self.results.settle(ahead=1)
+                self._observe(step)
+        except _GoBack:
+            raise
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._log(step)  # what is done is told, whatever came after it
+            raise
+        self._log(step)
+        self._save(step, self.saves.save)  # also sees what was not seen before
+        with self.watchdog.waiting_for("a save"):
+            self.saves.finish()
         done = (
             "finished"
             if step == total
@@ -448,7 +461,9 @@ class _Run:
 
     def _collect(self, step: int) -> None:
         """Fetches the metrics of the steps up to `step`, and looks at their losses."""
-        for number, metrics in self.results.fetch(step):
+        with self.watchdog.waiting_for("a step"):
+            fetched = list(self.results.fetch(step))
+        for number, metrics in fetched:
             self.unlogged.append(metrics)
             incident = self.losses.see(number, metrics, self.seen_skipped)
             self.seen_skipped = int(metrics["skipped"])

@@ -97,7 +97,9 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule), schedule
 
 
-def _adamw(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _adamw(
+    config: ConfigDict, schedule: optax.Schedule, *, nesterov: bool = False
+) -> optax.GradientTransformation:
     return optax.adamw(
         schedule,
         b1=config.b1,
@@ -106,6 +108,7 @@ def _adamw(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransf
         mu_dtype=_moments(config),
         weight_decay=config.weight_decay,
         mask=decay_mask,
+        nesterov=nesterov,
     )
 
 
@@ -121,31 +124,33 @@ def _lion(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransfo
 
 
 def _muon(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Muon for the matrices of the layers (axes layer, in, out), AdamW for all else; both with
-    Nesterov's momentum.
+    """Muon for the matrices of the layers (axes layer, in, out), AdamW for all else, of which it
+    decays matrices alone; both with Nesterov's momentum.
 
     Updates are scaled to the size of AdamW's, so that one learning rate fits both (Liu et al. 2025,
     "Muon is scalable for LLM training", section 2.2).
     """
-    return optax.contrib.muon(
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    of_layers = optax.contrib.muon(
         schedule,
         beta=config.b1,
         eps=config.eps,
         weight_decay=config.weight_decay,
         mu_dtype=_moments(config),
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-        muon_weight_dimension_numbers=_layer_matrices,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: matrix, params),
         consistent_rms=0.2,
+    )
+    # Not muon's own AdamW: that one would decay norms and biases too, or nothing.
+    return optax.partition(
+        {True: of_layers, False: _adamw(config, schedule, nesterov=True)}, _in_layers
     )
 
 
-def _layer_matrices(params: Any) -> Any:
-    """How muon sees each parameter; None for those that it leaves to AdamW."""
-    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+def _in_layers(params: Any) -> Any:
+    """True for the matrices of the layers."""
 
-    def one(path: tuple, leaf: Any) -> Any:
-        return matrix if leaf.ndim == 3 and path[-1].key == "kernel" else None
+    def one(path: tuple, leaf: Any) -> bool:
+        return leaf.ndim == 3 and path[-1].key == "kernel"
 
     return jax.tree_util.tree_map_with_path(one, params)
 

@@ -14,6 +14,7 @@ from onediff_jax.files import file_hashes
 from onediff_jax.interop.config import transformer_folder
 from onediff_jax.interop.lora import find_adapter
 from onediff_jax.interop.pretrained import find_folder
+from onediff_jax.run.train_step import operands_name
 from onediff_jax.run.workdir import WorkdirError, code_hashes, differences, versions
 
 _WEIGHTS = ("*.json", "*.safetensors", "*.model")
@@ -27,6 +28,7 @@ _WORDS = {
     "text": "the text encoder",
     "pictures": "the autoencoder",
     "data": "the prepared data",
+    "products": "what train.products rounds to here",
 }
 
 
@@ -41,6 +43,7 @@ def surroundings(experiment: Experiment, *, starts: bool) -> dict[str, Any]:
     """
     config = experiment.config
     found: dict[str, Any] = {"code": code_hashes(), "versions": versions()}
+    found["products"] = {"operands": operands_name(config)}
     folder = config.init_from
     if folder and (starts or experiment.lora):
         found["base"] = _hashes(transformer_folder(find_folder(folder)))
@@ -79,7 +82,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _told(part: str, name: str, old: Any, new: Any) -> str:
-    if part == "versions":
+    if part in ("versions", "products"):
         return f"{name} {old} → {new}"
     kind = "is new" if old is None else "is gone" if new is None else "changed"
     return f"{name} {kind}"

@@ -142,6 +142,12 @@ def product_operands(config: ConfigDict) -> DTypeLike | None:
     return jnp.bfloat16 if choice == "bfloat16" else None
 
 
+def operands_name(config: ConfigDict) -> str:
+    """The name of what `product_operands` says, "nothing" for None."""
+    found = product_operands(config)
+    return "nothing" if found is None else jnp.dtype(found).name
+
+
 def make_train_step(
     experiment: Experiment, tx: optax.GradientTransformation, schedule: optax.Schedule
 ) -> Callable[..., tuple[TrainState, Sums]]:

@@ -115,6 +115,11 @@ class Workdir:
 
     def _old_surroundings(self) -> dict[str, Any]:
         """What the last start wrote down; of older runs, the versions alone."""
+        if not (self.path / "surroundings.json").exists() and (self.path / "checkpoints").exists():
+            self.notes.append(
+                f"{self.path / 'surroundings.json'} is missing and is written again: code, weights "
+                "and data could not be compared with those of the last start"
+            )
         try:
             for name in ("surroundings.json", "versions.json"):
                 if (self.path / name).exists():
@@ -142,7 +147,7 @@ class Workdir:
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
-        if not file.exists():
+        if not file.exists() and config_of_checkpoint(self.path) is None:
             return
         old, new = upgrade(self._old_config(file), file), upgrade(self._config, "")
         differ = []

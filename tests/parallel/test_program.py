@@ -19,6 +19,16 @@ def test_one_compilation():
     assert program.compiled == 1
 
 
+def test_processes_meet_once_it_is_compiled(monkeypatch):
+    """Whoever compiles faster must not wait inside its collectives: these have a time limit."""
+    met = []
+    monkeypatch.setattr("onediff_jax.parallel.program.meet", lambda: met.append(len(met)))
+    program = Program(double(), "the step")
+    for _ in range(3):
+        program({"x": jnp.ones(3)})
+    assert met == [0]
+
+
 def test_another_is_refused_with_what_differs():
     program = Program(double(), "the step")
     program({"x": jnp.ones(3)})

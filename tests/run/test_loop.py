@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from onediff_jax.parallel.program import RecompileError
 from onediff_jax.run.checkpoint import CheckpointError, Checkpoints
+from onediff_jax.run.incidents import Incident, LossWatch
 from onediff_jax.run.loop import NotFiniteError, _Run, train
 from onediff_jax.run.optimizer import make_optimizer
 from onediff_jax.run.state import new_state
@@ -231,7 +233,8 @@ def test_going_back_without_the_example_behind_a_spike(tmp_path, monkeypatch):
         return good(self, batch, rows)
 
     monkeypatch.setattr(_Run, "to_devices", to_devices)
-    config = shrunken(**CONFIG | {"train__steps": 30}, train__on_spike="rewind", log__every_steps=4)
+    rewind = {"train__steps": 30, "train__on_spike": "rewind", "log__every_steps": 4}
+    config = shrunken(**CONFIG | rewind)
     state = train(config, tmp_path)
     (line,) = (tmp_path / "incidents.jsonl").read_text().splitlines()
     line = json.loads(line)
@@ -241,13 +244,41 @@ def test_going_back_without_the_example_behind_a_spike(tmp_path, monkeypatch):
     assert example["task"] in example["example"] and example["loss"] > 100
     assert int(state.step) == 30 and int(state.skipped) == 0
     data = final_state(tmp_path, 30)[1]
-    assert data["left_out"] == [example["example"]]
+    assert data["left_out"] == [[example["example"], 26]]
     steps = [json.loads(text)["step"] for text in (tmp_path / "metrics.jsonl").open()]
     assert steps == [4, 8, 12, 16, 20, 24, 28, 30, 30]
+    # Where it went back to does not show: without the checkpoints before, to the start.
+    far = CONFIG | rewind | {"checkpoint__every_steps": 1000}
+    other = train(shrunken(**far), tmp_path / "far")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(other), jax.device_get(state))
     # A start after that knows what was left out: the same bits again.
     shutil.rmtree(tmp_path / "checkpoints" / "30")
     again = train(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
+
+
+def test_a_signal_is_not_forgotten_on_the_way_back(tmp_path, monkeypatch, capsys):
+    """An incident that is found while the run ends: it goes back, saves there, and ends."""
+    good, see, told = _Run._advance, LossWatch.see, []
+
+    def advance(self, step, batch):
+        good(self, step, batch)
+        if step == 6 and not told:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def seen(self, step, metrics, skipped):
+        found = see(self, step, metrics, skipped)
+        if step != 6 or told:
+            return found
+        told.append(step)
+        return Incident(6, "outlying loss", {}, ((0, 0, 1e9),), False)
+
+    monkeypatch.setattr(_Run, "_advance", advance)
+    monkeypatch.setattr(LossWatch, "see", seen)
+    changes = {"train__steps": 12, "checkpoint__every_steps": 4, "log__every_steps": 100}
+    state = train(shrunken(**CONFIG | changes, train__on_spike="rewind"), tmp_path)
+    assert int(state.step) == 4
+    assert "stopped by SIGTERM, checkpoint saved at step 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

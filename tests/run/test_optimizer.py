@@ -156,6 +156,18 @@ def test_only_matrices_decay():
     assert decay_mask(PARAMS)["linear"] == {"kernel": True, "bias": False}
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon", "lion", "sgd", "adafactor"])
+def test_every_matrix_decays_whoever_updates_it(name):
+    tx, _ = make_optimizer(settings(name=name, weight_decay=0.5, warmup_steps=0), 100)
+    params = jax.tree.map(jnp.ones_like, layers(0))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    moved = jax.tree_util.tree_map_with_path(lambda path, leaf: bool((leaf < 0).all()), updates)
+    assert moved == {
+        "layers": {"wq": {"kernel": True}, "gate": False},
+        "x_embedder": {"kernel": True},
+    }
+
+
 def test_gradients_are_clipped():
     """AdamW's first step is lr · sign(g), whatever the size; the second shows the clipping."""
     tx, _ = make_optimizer(settings(warmup_steps=0, b1=0.0, b2=0.0, eps=1.0), 100)

@@ -127,6 +127,29 @@ def test_damaged_config(tmp_path):
         Workdir(tmp_path, config())
 
 
+def test_a_config_that_is_gone(tmp_path):
+    """Its copy in the newest checkpoint is compared; without a checkpoint there is no run yet."""
+    Workdir(tmp_path, config()).release()
+    copy = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    Workdir(tmp_path, config(seed=1), write=False).release()
+    write_json(made(tmp_path / "checkpoints" / "3") / "sums.json", {"config": copy})
+    with pytest.raises(WorkdirError, match="seed: 0 in the workdir, 1 now"):
+        Workdir(tmp_path, config(seed=1))
+    workdir = Workdir(tmp_path, config())
+    workdir.release()
+    assert workdir.notes[0].endswith("recovered from the newest checkpoint")
+
+
+def test_what_a_run_depended_on_that_is_gone_is_said(tmp_path):
+    start(tmp_path, {"code": {"a.py": "0"}})
+    made(tmp_path / "checkpoints" / "3")
+    (tmp_path / "surroundings.json").unlink()
+    (note,) = start(tmp_path, {"code": {"a.py": "1"}})
+    assert "surroundings.json is missing" in note and "could not be compared" in note
+    assert start(tmp_path, {"code": {"a.py": "1"}}) == []
+
+
 @pytest.mark.parametrize("content", ["", "\0" * 30, '{"seed": ', "{}", "[]"])
 def test_a_config_that_a_power_cut_emptied(tmp_path, content):
     """Its copy in the newest checkpoint is compared and written again."""
