@@ -373,7 +373,7 @@ class _Run:
         self.results = Results()
         self.saves.forget_local()
         # Of that batch on, not of the checkpoint's: which one is newest depends on the clock.
-        self._leave_out(dict.fromkeys(names, step - 1))
+        self._leave_out({str(name): int(step) - 1 for name in names})
         del self.state  # two of them might not fit
         self.state = self._restore() or self._start()
         again = self.goings_back[int(self.state.step)] = (
