@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "tiny",
         rows=(("i2i", 1, 2, tokens),),
         train__batch_rows=1,
+        optim__name="adamw",  # PyTorch's
         data__scenes=16,
         **{f"model__{name}": value for name, value in model.items()},
         **{

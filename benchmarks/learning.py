@@ -36,7 +36,7 @@ BASE = "the preset"
 FINE = (("t2i", 2, 1, 64), ("i2i", 6, 2, 64), ("identity", 1, 3, 64), ("multiview", 1, 6, 64))
 VARIANTS: dict[str, dict[str, Any]] = {
     "products in float32": {"train.products": "dtype"},
-    "muon": {"optim.name": "muon"},
+    "adamw": {"optim.name": "adamw"},
     "fine patches, narrow": {
         "model.patch_size": 1,
         "model.hidden_size": 96,

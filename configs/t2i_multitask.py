@@ -121,7 +121,7 @@ def _tiny() -> ConfigDict:
     c.train.spike_factor = 10.0  # × the running median of the task: an outlying loss
 
     c.optim = ConfigDict()
-    c.optim.name = "adamw"  # or muon, adafactor, lion, sgd
+    c.optim.name = "muon"  # or adamw, adafactor, lion, sgd
     c.optim.learning_rate = 5e-3  # peak
     c.optim.schedule = "late_cosine"  # constant, cosine, linear, late_cosine, wsd, rsqrt
     c.optim.warmup_steps = 50

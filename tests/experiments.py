@@ -28,6 +28,7 @@ SHRUNKEN = {
     "train.steps": 8,
     "train.batch_rows": 2,
     "train.products": "dtype",  # the same numbers on every CPU, however its work is split
+    "optim.name": "adamw",  # compiles in a fraction of muon's time
     "optim.learning_rate": 2e-3,
     "optim.warmup_steps": 2,
     "checkpoint.every_steps": 3,
