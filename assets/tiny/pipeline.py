@@ -1,1 +1,1 @@
-from .pipeline_22b8ca60 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_6bbd80e2 import OneDiffusionPipeline  # for custom_pipeline=FOLDER

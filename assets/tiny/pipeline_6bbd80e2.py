@@ -780,6 +780,16 @@ def find_direction(tasks: dict, name: str) -> tuple[str, dict]:
     raise ValueError(f"direction {name!r} is not one this model was trained on: {choices}")
 
 
+def direction_of(tasks: dict, prompt, mask: list[int]) -> str | None:
+    """The direction that a prompt's [[task]] and what is generated stand for; None for others."""
+    first = prompt if isinstance(prompt, str) or not prompt else prompt[0]
+    name = str(first or "").partition("]]")[0].removeprefix("[[")
+    for direction in tasks.get(name, {}).get("directions", {}):
+        if direction_mask(tasks[name], direction, mask.count(0)) == mask:
+            return direction
+    return None
+
+
 def direction_mask(task: dict, direction: str, count: int) -> list[int]:
     """1 = generated, for a task's frames; where they repeat, until `count` are not generated."""
     rule, repeats = task["directions"][direction], task.get("repeats", 0)
@@ -1162,7 +1172,7 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
             raise ValueError(f"forward_kwargs has {sorted(unknown)}; choose from {sorted(stretch)}")
         if negative_prompt is not None and NEGATIVE_PROMPT is not None:
             raise ValueError("negative_prompt and NEGATIVE_PROMPT are the same: give one")
-        steps, guidance_scale = self._steps_and_guidance(num_inference_steps, guidance_scale)
+        guidance_scale = self._guidance(guidance_scale)
         text = self.encode_prompt(
             prompt=prompt,
             do_classifier_free_guidance=guidance_scale > 1,
@@ -1176,6 +1186,7 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         )
         pictures = pictures_per_prompt(image, len(text[0]) // num_images_per_prompt)
         mask = [1] + [0] * len(pictures[0]) if denoise_mask is None else list(denoise_mask)
+        steps = self._steps(num_inference_steps, direction_of(self.config.tasks, prompt, mask))
         first = pictures[0][0] if pictures[0] else None
         height, width = self._size(height, width, first, kind_of(mask, is_multiview))
         rays, focal = [], multiview_focal_length
@@ -1305,8 +1316,8 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
           frames: per prompt, f frames: None to generate, a picture (3, H, W) in −1..1, or latents.
           options: generator, latents, and those of `denoise`; the others as in `img2img`.
         """
-        steps, guidance = self._steps_and_guidance(num_inference_steps, guidance_scale)
-        options |= {"guidance": guidance, "num_inference_steps": steps}
+        guidance = self._guidance(guidance_scale)
+        options |= {"guidance": guidance, "num_inference_steps": self._steps(num_inference_steps)}
         with torch.no_grad():
             text = self.encode_prompt(
                 prompts, guidance > 1, negative_prompt=negative_prompt, max_length=max_length
@@ -1334,10 +1345,15 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         null = None if text[2] is None else text[2:]
         return denoise(self, latents, conditions, mask, text[:2], null, generator=generator, **flow)
 
-    def _steps_and_guidance(self, steps, guidance) -> tuple[int, float]:
+    def _guidance(self, guidance: float | None) -> float:
+        return self.config.defaults.get("guidance_scale", 4.0) if guidance is None else guidance
+
+    def _steps(self, steps: int | None, direction: str | None = None) -> int:
+        """As asked; else as the folder says of the direction; else as it says of all."""
+        if steps is not None:
+            return steps
         defaults = self.config.defaults
-        steps = defaults.get("num_inference_steps", 50) if steps is None else steps
-        return steps, defaults.get("guidance_scale", 4.0) if guidance is None else guidance
+        return defaults.get("steps", {}).get(direction, defaults.get("num_inference_steps", 50))
 
     def _size(self, height, width, picture, kind: str) -> tuple[int, int]:
         """Pixels of all frames; see img2img."""
