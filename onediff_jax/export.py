@@ -200,7 +200,9 @@ def _write_pipeline(
         index = _copy_folder(source, folder, weights)
         kinds = torch_files.kinds_of(index, folder)
         vae, text = kinds["vae"], kinds["text_encoder"]
-    record = _record(weights, options) | ({"adapters": added} if added else {})
+    record = _record(weights, options)
+    if added:
+        record["adapters"] = added
     if chosen := chosen_steps(evaluation):
         record["steps"] = chosen
     described = index_fields(experiment, record.get("steps", {})) if experiment else {}
