@@ -396,9 +396,12 @@ def test_sizes_are_those_of_training_or_of_the_released_code(pipe):
         assert pipe._size(None, None, picture(0, 300, 500), "i2i") == (48, 80)
         assert pipe._size(None, None, picture(0, 400, 300), "i2i") == (64, 64)
         assert pipe._size(None, None, None, "t2i") == (32, 32)
-        assert pipe._steps_and_guidance(None, None) == (7, 1.0)
-        assert pipe._steps_and_guidance(3, 2.0) == (3, 2.0)
-    assert pipe._steps_and_guidance(None, None) == (50, 4.0)
+        assert (pipe._steps(None), pipe._guidance(None)) == (7, 1.0)
+        assert (pipe._steps(3), pipe._guidance(2.0)) == (3, 2.0)
+    assert (pipe._steps(None), pipe._guidance(None)) == (50, 4.0)
+    with configured(pipe, defaults=defaults | {"steps": {"image2depth": 2}}):
+        found = [pipe._steps(n, d) for n, d in ((None, "image2depth"), (None, "x"), (5, "x"))]
+        assert found == [2, 7, 5]
 
 
 def test_tasks_are_data(pipe):

@@ -190,8 +190,15 @@ def test_another_config_is_refused(straight, tmp_path):
     with pytest.raises(WorkdirError, match=r"data\.scenes: 64 in the workdir, 65 now") as error:
         train(shrunken(**CONFIG, data__scenes=65, optim__b2=0.95), workdir)
     assert "optim.b2: 0.99 in the workdir, 0.95 now" in str(error.value)
-    # Without the config, the checkpoint itself refuses, by the field of the stream.
+    # Without the config, its copy in the checkpoint is compared.
     (workdir / "config.json").unlink()
+    with pytest.raises(WorkdirError, match=r"data\.scenes: 64 in the workdir, 65 now"):
+        train(shrunken(**CONFIG, data__scenes=65), workdir)
+    # Without that one, as in older runs, the checkpoint refuses by the field of the stream.
+    for file in (workdir / "checkpoints").glob("*/sums.json"):
+        about = json.loads(file.read_text())
+        del about["config"]
+        file.write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=r"data\.scenes: 64 in the checkpoint, 65 now"):
         train(shrunken(**CONFIG, data__scenes=65), workdir)
     assert not (workdir / "config.json").exists()  # a refused start writes nothing
