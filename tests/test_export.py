@@ -335,9 +335,14 @@ def test_steps_that_an_evaluation_chose_are_the_defaults(workdir, saved, tmp_pat
     assert source.steps_of("image2depth") == 2
     assert source.steps_of("depth2image") == shrunken().log.sample_steps
     assert "20 steps, 2 of image2depth, guidance" in (out / "README.md").read_text()
+    record = json.loads((out / "onediff_jax.json").read_text())
+    record["pictures"]["sizes"]["i2i"] = [[32, 32], [16, 64]]  # of folders that are elsewhere now
+    (out / "onediff_jax.json").write_text(json.dumps(record))
     again = tmp_path / "again"
     run(out, again)
     assert load_source(again).steps_of("image2depth") == 2
+    defaults = json.loads((again / "model_index.json").read_text())["defaults"]
+    assert defaults["sizes"]["i2i"] == [[32, 32], [16, 64]]
 
     from diffusers import DiffusionPipeline
 

@@ -1,1 +1,1 @@
-from .pipeline_6bbd80e2 import OneDiffusionPipeline  # for custom_pipeline=FOLDER
+from .pipeline_726f35d1 import OneDiffusionPipeline  # for custom_pipeline=FOLDER

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from onediff_jax.data.prepared.plan import weights_hash
-from onediff_jax.experiment.build import Experiment, make_experiment, param_count
+from onediff_jax.experiment.build import Experiment, param_count
 from onediff_jax.exporting.place import ExportError
 from onediff_jax.files import read_object
 from onediff_jax.interop.config import PretrainedError, read_config, transformer_folder
@@ -19,6 +19,7 @@ from onediff_jax.interop.pretrained import RUN_FILE, check_hashes, export_config
 from onediff_jax.interop.weights import open_weights
 from onediff_jax.models.nextdit import NextDiTConfig
 from onediff_jax.sampling.saved_run import SavedRun
+from onediff_jax.sampling.source import exported_experiment
 
 
 @dataclasses.dataclass
@@ -121,5 +122,5 @@ def _of_folder(folder: Path) -> Weights:
     )
     if (folder / RUN_FILE).is_file():
         weights.record = read_object(folder / RUN_FILE)
-        weights.experiment = make_experiment(export_config(folder), with_data=False)
+        weights.experiment = exported_experiment(export_config(folder), weights.record)
     return weights

@@ -90,11 +90,18 @@ def _load_export(path: Path, step: int | None) -> Source:
     if step is not None:
         raise ValueError(f"{step=} was asked of {path}, an export, which holds one set of weights")
     config, params = load_export(path)
-    experiment = make_experiment(config, with_data=False)
     record = read_object(path / RUN_FILE)
-    pictures = record.get("pictures")  # not in older exports
-    if pictures is not None:
-        sizes = {g: tuple(map(tuple, found)) for g, found in pictures["sizes"].items()}
-        depth = pictures["depth"] and Normalisation(**pictures["depth"])
-        experiment = dataclasses.replace(experiment, sizes=sizes, depth=depth)
+    experiment = exported_experiment(config, record)
     return Source(experiment, params, None, path, record.get("steps", {}))
+
+
+def exported_experiment(config: ConfigDict, record: Mapping[str, Any]) -> Experiment:
+    """What an export's config describes, with the sizes and depth range that its record tells: the
+    folders that it was trained on may be elsewhere."""
+    experiment = make_experiment(config, with_data=False)
+    pictures = record.get("pictures")  # not in older exports
+    if pictures is None:
+        return experiment
+    sizes = {g: tuple(map(tuple, found)) for g, found in pictures["sizes"].items()}
+    depth = pictures["depth"] and Normalisation(**pictures["depth"])
+    return dataclasses.replace(experiment, sizes=sizes, depth=depth)

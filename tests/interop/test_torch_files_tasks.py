@@ -41,3 +41,31 @@ def test_every_direction_of_every_length(tasks):
             wanted = next(mask for mask in masks if mask.count(0) >= given)
             found = tasks_torch.direction_mask(data[task.name], direction.name, given)
             assert tuple(found) == wanted, (direction.name, given)
+
+
+def test_whole_prompts_of_run():
+    assert tasks_torch.task_prompt("depth2image", "a cube") == "[[depth2image]] a cube"
+    assert tasks_torch.task_prompt("depth2image", "") == "[[depth2image]]"
+    assert (
+        tasks_torch.task_prompt("depth2image", " [[depth2image]] a cube")
+        == "[[depth2image]] a cube"
+    )
+    assert (
+        tasks_torch.task_prompt("faceid", "[[img0]] x [[img1]]") == "[[faceid]] [[img0]] x [[img1]]"
+    )
+    for wrong in (["a", "b"], None, "[[canny2image]] a cube"):
+        with pytest.raises(ValueError, match="prompt="):
+            tasks_torch.task_prompt("depth2image", wrong)
+
+
+def test_directions_by_prompt_and_mask():
+    data = {task.name: as_data(task) for task in definitions.BUILT_IN.values()}
+    for prompt, mask, name in (
+        ("[[depth2image]] a cube", [1, 0], "depth2image"),
+        (" [[depth2image]] a cube", [0, 1], "image2depth"),
+        (["[[depth2image]] a", "[[depth2image]] b"], [0, 1], "image2depth"),
+        ("[[depth2image]] a cube", [1, 1], None),
+        ("a cube", [1, 0], None),
+        (None, [1], None),
+    ):
+        assert tasks_torch.direction_of(data, prompt, mask) == name

@@ -107,6 +107,8 @@ def denoise(
     extra = {k: v for k, v in (("eta", eta), ("generator", generator)) if k in takes}
     tensors = {"prompt_embeds": text[0], "negative_prompt_embeds": null_text and null_text[0]}
     pipe._guidance_scale, pipe._num_timesteps, pipe._interrupt = guidance, len(timesteps), False
+    if hasattr(pipe.transformer, "_reset_stateful_cache"):  # a call that ended early left its own
+        pipe.transformer._reset_stateful_cache()
     with pipe.progress_bar(total=len(timesteps)) as progress:
         for step, t in enumerate(timesteps):
             if pipe._interrupt:

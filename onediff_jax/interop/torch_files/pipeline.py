@@ -30,7 +30,7 @@ from .frames_torch import (
 )
 from .pictures_torch import fit, size_like
 from .pipeline_code import PipelineCode
-from .tasks_torch import direction_mask, direction_of, find_direction
+from .tasks_torch import direction_mask, direction_of, find_direction, task_prompt
 from .vae_torch import Autoencoding
 from .views_torch import ray_frames_of
 
@@ -327,7 +327,7 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         Args:
           direction: such as "image2depth"; `pipe.config.tasks` lists them, own tasks included.
           image: the given pictures in frame order.
-          prompt: the caption; the task's token is put before it.
+          prompt: the caption; the task's token is put before it, where it has none. One string.
           options: those of `img2img`.
         """
         task, entry = find_direction(self.config.tasks, direction)
@@ -335,7 +335,7 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         if "ray" in entry["frames"]:
             raise ValueError(f"{direction!r} has cameras: call multiview or estimate_cameras")
         mask = direction_mask(entry, direction, len(pictures))
-        return self.img2img(f"[[{task}]] {prompt}".strip(), pictures, denoise_mask=mask, **options)
+        return self.img2img(task_prompt(task, prompt), pictures, denoise_mask=mask, **options)
 
     def multiview(
         self,

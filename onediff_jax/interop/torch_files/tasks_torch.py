@@ -28,10 +28,25 @@ def find_direction(tasks: dict, name: str) -> tuple[str, dict]:
     raise ValueError(f"direction {name!r} is not one this model was trained on: {choices}")
 
 
+def task_prompt(task: str, prompt) -> str:
+    """The whole prompt of a caption, or of one that has its task's token already.
+
+    Raises ValueError for several prompts, or the token of another task.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"{prompt=} must be one string; img2img takes several")
+    text, token = prompt.strip(), f"[[{task}]]"
+    if text.startswith(token):
+        return text
+    if text.startswith("[[") and not text.startswith("[[img"):
+        raise ValueError(f"{prompt=} is for another task than {task}")
+    return f"{token} {text}".strip()
+
+
 def direction_of(tasks: dict, prompt, mask: list[int]) -> str | None:
     """The direction that a prompt's [[task]] and what is generated stand for; None for others."""
     first = prompt if isinstance(prompt, str) or not prompt else prompt[0]
-    name = str(first or "").partition("]]")[0].removeprefix("[[")
+    name = str(first or "").strip().partition("]]")[0].removeprefix("[[")
     for direction in tasks.get(name, {}).get("directions", {}):
         if direction_mask(tasks[name], direction, mask.count(0)) == mask:
             return direction

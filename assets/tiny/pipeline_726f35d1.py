@@ -559,6 +559,8 @@ def denoise(
     extra = {k: v for k, v in (("eta", eta), ("generator", generator)) if k in takes}
     tensors = {"prompt_embeds": text[0], "negative_prompt_embeds": null_text and null_text[0]}
     pipe._guidance_scale, pipe._num_timesteps, pipe._interrupt = guidance, len(timesteps), False
+    if hasattr(pipe.transformer, "_reset_stateful_cache"):  # a call that ended early left its own
+        pipe.transformer._reset_stateful_cache()
     with pipe.progress_bar(total=len(timesteps)) as progress:
         for step, t in enumerate(timesteps):
             if pipe._interrupt:
@@ -780,10 +782,25 @@ def find_direction(tasks: dict, name: str) -> tuple[str, dict]:
     raise ValueError(f"direction {name!r} is not one this model was trained on: {choices}")
 
 
+def task_prompt(task: str, prompt) -> str:
+    """The whole prompt of a caption, or of one that has its task's token already.
+
+    Raises ValueError for several prompts, or the token of another task.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"{prompt=} must be one string; img2img takes several")
+    text, token = prompt.strip(), f"[[{task}]]"
+    if text.startswith(token):
+        return text
+    if text.startswith("[[") and not text.startswith("[[img"):
+        raise ValueError(f"{prompt=} is for another task than {task}")
+    return f"{token} {text}".strip()
+
+
 def direction_of(tasks: dict, prompt, mask: list[int]) -> str | None:
     """The direction that a prompt's [[task]] and what is generated stand for; None for others."""
     first = prompt if isinstance(prompt, str) or not prompt else prompt[0]
-    name = str(first or "").partition("]]")[0].removeprefix("[[")
+    name = str(first or "").strip().partition("]]")[0].removeprefix("[[")
     for direction in tasks.get(name, {}).get("directions", {}):
         if direction_mask(tasks[name], direction, mask.count(0)) == mask:
             return direction
@@ -1229,7 +1246,7 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         Args:
           direction: such as "image2depth"; `pipe.config.tasks` lists them, own tasks included.
           image: the given pictures in frame order.
-          prompt: the caption; the task's token is put before it.
+          prompt: the caption; the task's token is put before it, where it has none. One string.
           options: those of `img2img`.
         """
         task, entry = find_direction(self.config.tasks, direction)
@@ -1237,7 +1254,7 @@ class OneDiffusionPipeline(PipelineCode, Captions, Autoencoding, Adapters, Diffu
         if "ray" in entry["frames"]:
             raise ValueError(f"{direction!r} has cameras: call multiview or estimate_cameras")
         mask = direction_mask(entry, direction, len(pictures))
-        return self.img2img(f"[[{task}]] {prompt}".strip(), pictures, denoise_mask=mask, **options)
+        return self.img2img(task_prompt(task, prompt), pictures, denoise_mask=mask, **options)
 
     def multiview(
         self,
