@@ -17,6 +17,7 @@ from onediff_jax.evaluation.frame_measures import (
 from onediff_jax.evaluation.results import Result, bootstrap
 from onediff_jax.tasks.cameras import Cameras, rebase
 from onediff_jax.tasks.definitions import Direction, Task
+from onediff_jax.tasks.role import Role
 from onediff_jax.tasks.roles import get_role
 
 _SHOWN = 4  # examples of a kind
@@ -110,11 +111,7 @@ class Scores:
         other = self._last.get(shapes)
         score, metric, better = None, "", "higher"
         for name, wanted in self._asked(example):
-            role = get_role(example.roles[wanted[0]])
-            measure = measure_of(role, example.known)
-            if type(measure) is FrameMeasure and has_more(role):
-                name += _AS_PICTURE  # too little is known of this example, not of all
-            measure = self._measures.setdefault(name, measure)
+            name, measure = self._measure(name, get_role(example.roles[wanted[0]]), example.known)
             truth = _of(example.truth, wanted)
             variants = {"": _of(made, wanted)}
             if other is not None:
@@ -136,6 +133,14 @@ class Scores:
         self._agreement(example, made)
         self._last[shapes] = made
         self._keep(example, made, score, metric, better)
+
+    def _measure(self, name: str, role: Role, known: dict[str, Any]) -> tuple[str, FrameMeasure]:
+        """What measures a role where this much is known, and the name of its numbers: those of
+        examples of which too little is known for more than pictures stand apart."""
+        measure = measure_of(role, known)
+        if type(measure) is FrameMeasure and has_more(role):
+            name += _AS_PICTURE
+        return name, self._measures.setdefault(name, measure)
 
     def _asked(self, example: Example) -> list[tuple[str, list[int]]]:
         """(name, frames) of what is measured: generated maps and pictures that have one truth."""
@@ -179,16 +184,12 @@ class Scores:
             role = get_role(name)
             if example.mask[index] or not role.derived or role.needs_mask:
                 continue
-            measure = measure_of(role, example.known)
-            again_name = f"{name} again"
-            if type(measure) is FrameMeasure and has_more(role):
-                again_name += _AS_PICTURE
-            measure = self._measures.setdefault(again_name, measure)
+            what, measure = self._measure(f"{name} again", role, example.known)
             for variant, picture in (("", made[0]), ("truth", example.truth[0])):
                 again = role.derive(picture)
                 record = measure.record(again, example.truth[index], example.known)
                 if record is not None:
-                    self._records.setdefault((again_name, variant), []).append(record)
+                    self._records.setdefault((what, variant), []).append(record)
 
     def _keep(self, example: Example, made, score, metric, better) -> None:
         def pictures(frames, wanted):
